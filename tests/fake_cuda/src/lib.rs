@@ -1,0 +1,1 @@
+//! A strict emulated CUDA driver: answers the driver API and interprets PTX.
