@@ -1,0 +1,144 @@
+//! The rounding rules, each in its one home: every backend and every kernel gives these bits.
+//!
+//! With `absmax` the largest |x| of a slice (a row, a column, a tensor):
+//!
+//! ```text
+//! bound    = absmax, or 1 where absmax is 0 or so small that 127 / absmax overflows
+//! quantise   q = clip(round_half_even(x * (127 / bound)), -127, 127),  NaN -> 0
+//! scale      = bound / 127
+//! dequantise   (f32(acc) * scale_row) * scale_col, each step rounded to nearest even
+//! ```
+//!
+//! The formula is the one of the JAX function `quant_int8(a * (127 / absmax))`; the treatment of
+//! zero, tiny and non-finite slices follows from it: a slice that holds NaN or infinity quantises to
+//! zeros with a NaN or infinite scale, so that its whole row or column of the product is NaN.
+
+/// The largest int8 magnitude that quantising gives: -128 is never made, only accepted.
+pub const QMAX: f32 = 127.0;
+
+/// The longest contraction whose int32 sums are exact for any int8 data: `131_071 * 128 * 128 < 2^31`.
+pub const MAX_K: usize = 131_071;
+
+/// The longest contraction that is exact with zero points: `65_793 * 255 * 128 < 2^31`.
+pub const MAX_K_ZERO_POINT: usize = 65_793;
+
+/// max |x|: NaN if any element is NaN, infinity if any is infinite, 0 for an empty slice.
+///
+/// The maximum of the sign-cleared bit patterns as integers: NaN patterns lie above infinity's.
+#[inline(always)]
+pub fn absmax(values: impl IntoIterator<Item = f32>) -> f32 {
+    let bits = values.into_iter().map(|x| x.to_bits() & 0x7fff_ffff);
+    f32::from_bits(bits.fold(0, u32::max))
+}
+
+/// The value that maps to 127: `absmax`, or 1 where `127 / absmax` is not finite (zero and tiny slices).
+///
+/// NaN and infinity pass through.
+///
+/// ```
+/// # use imma::numerics::bound;
+/// assert_eq!(bound(2.5), 2.5);
+/// assert_eq!(bound(0.0), 1.0);
+/// assert_eq!(bound(1e-40), 1.0);
+/// ```
+#[inline(always)]
+pub fn bound(absmax: f32) -> f32 {
+    if (QMAX / absmax).is_infinite() {
+        1.0
+    } else {
+        absmax
+    }
+}
+
+/// What elements are multiplied by when they are quantised: `127 / bound`, rounded once.
+#[inline(always)]
+pub fn multiplier(bound: f32) -> f32 {
+    QMAX / bound
+}
+
+/// The size of one quantisation step, which dequantises: `bound / 127`, rounded once.
+#[inline(always)]
+pub fn scale(bound: f32) -> f32 {
+    bound / QMAX
+}
+
+/// Rounds half to even and clips to ±127; NaN gives 0. The seed's `quant_int8` for one value.
+///
+/// ```
+/// # use imma::numerics::quantize;
+/// assert_eq!([2.5, 3.5, -0.5, 1e9, f32::NAN].map(quantize), [2, 4, 0, 127, 0]);
+/// ```
+#[inline(always)]
+pub fn quantize(x: f32) -> i8 {
+    let x = if x.is_nan() { 0.0 } else { x };
+    // Clipping first gives the same value and lets the rounding be the magic addition below:
+    // 1.5 * 2^23 + x has an ulp of 1, so that the sum's low bits are x rounded half to even.
+    let x = if x > QMAX { QMAX } else { x };
+    let x = if x < -QMAX { -QMAX } else { x };
+    const MAGIC: f32 = 12_582_912.0;
+    (x + MAGIC).to_bits() as i8
+}
+
+/// Dequantises one sum without a bias: `(f32(acc) * row) * column`.
+#[inline(always)]
+pub fn dequantize(acc: i32, row: f32, column: f32) -> f32 {
+    (acc as f32 * row) * column
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantize_is_round_half_even_then_clip() {
+        let mut x = -140.0f32;
+        while x < 140.0 {
+            for x in [
+                x,
+                f32::from_bits(x.to_bits() + 1),
+                f32::from_bits(x.to_bits().wrapping_sub(1)),
+            ] {
+                let want = x.round_ties_even().clamp(-127.0, 127.0) as i8;
+                assert_eq!(quantize(x), want, "{x:?}");
+            }
+            x += 0.125;
+        }
+        assert_eq!(
+            [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -0.0].map(quantize),
+            [127, -127, 0, 0]
+        );
+    }
+
+    #[test]
+    fn absmax_keeps_nan_and_infinity() {
+        assert!(absmax([1.0, f32::NAN, 3.0]).is_nan());
+        assert!(absmax([1.0, -f32::NAN, f32::INFINITY]).is_nan());
+        assert_eq!(absmax([1.0, f32::NEG_INFINITY]), f32::INFINITY);
+        assert_eq!(absmax([1.0, -3.0, -0.0]), 3.0);
+        assert_eq!(absmax([]), 0.0);
+    }
+
+    #[test]
+    fn tiny_slices_are_bounded_by_one() {
+        // The smallest absmax with a finite 127 / absmax, and the one below it.
+        let mut x = 127.0 / f32::MAX;
+        while (127.0 / x).is_infinite() {
+            x = f32::from_bits(x.to_bits() + 1);
+        }
+        assert_eq!(bound(x), x);
+        assert_eq!(bound(f32::from_bits(x.to_bits() - 1)), 1.0);
+        assert!(bound(f32::NAN).is_nan());
+        assert_eq!(bound(f32::INFINITY), f32::INFINITY);
+        assert!(multiplier(f32::NAN).is_nan());
+        assert_eq!(multiplier(f32::INFINITY), 0.0);
+    }
+
+    #[test]
+    fn the_limits_of_k_are_the_largest_exact_ones() {
+        let worst = |k: usize, a: i64, w: i64| k as i64 * a * w;
+        assert!(worst(MAX_K, 128, 128) <= i64::from(i32::MAX));
+        assert!(worst(MAX_K + 1, 128, 128) > i64::from(i32::MAX));
+        assert!(worst(MAX_K_ZERO_POINT, 255, 128) <= i64::from(i32::MAX));
+        assert!(worst(MAX_K_ZERO_POINT + 1, 255, 128) > i64::from(i32::MAX));
+    }
+}
