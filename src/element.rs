@@ -157,6 +157,15 @@ pub enum FloatView<'a> {
 }
 
 impl FloatView<'_> {
+    /// The same elements for a shorter time.
+    pub fn view(&self) -> FloatView<'_> {
+        match self {
+            FloatView::F32(v) => FloatView::F32(v.view()),
+            FloatView::F16(v) => FloatView::F16(v.view()),
+            FloatView::BF16(v) => FloatView::BF16(v.view()),
+        }
+    }
+
     /// Rows and columns.
     pub fn dim(&self) -> (usize, usize) {
         match self {

@@ -85,6 +85,68 @@ pub fn dequantize(acc: i32, row: f32, column: f32) -> f32 {
     (acc as f32 * row) * column
 }
 
+/// The constants of an asymmetric slice: `x ~ (q - zero_point) * scale`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Asymmetric {
+    /// Size of one step: `(hi - lo) / 255`.
+    pub scale: f32,
+    /// What elements are multiplied by: `255 / (hi - lo)`.
+    pub multiplier: f32,
+    /// The integer that stands for 0.0, in -128..=127.
+    pub zero_point: i32,
+}
+
+/// Constants that map `[min(lo, 0), max(hi, 0)]` onto -128..=127, so that 0.0 is exact.
+///
+/// A range so small that `255 / range` overflows counts as 255 (scale 1). NaN or infinity in either
+/// end gives a NaN scale and zero integers.
+///
+/// ```
+/// # use imma::numerics::{asymmetric, quantize_asymmetric};
+/// let a = asymmetric(-1.0, 4.1);
+/// assert_eq!(a.zero_point, -78);
+/// assert_eq!(quantize_asymmetric(0.0, a.multiplier, a.zero_point), -78);
+/// assert_eq!(quantize_asymmetric(4.1, a.multiplier, a.zero_point), 127);
+/// ```
+#[inline(always)]
+pub fn asymmetric(lo: f32, hi: f32) -> Asymmetric {
+    let finite = lo.is_finite() && hi.is_finite();
+    let lo = if lo < 0.0 { lo } else { 0.0 };
+    let hi = if hi > 0.0 { hi } else { 0.0 };
+    let range = hi - lo;
+    if !finite || !range.is_finite() {
+        return Asymmetric {
+            scale: f32::NAN,
+            multiplier: f32::NAN,
+            zero_point: 0,
+        };
+    }
+    let range = if (255.0 / range).is_infinite() {
+        255.0
+    } else {
+        range
+    };
+    let multiplier = 255.0 / range;
+    let zero = (-128.0 - lo * multiplier).round_ties_even();
+    Asymmetric {
+        scale: range / 255.0,
+        multiplier,
+        zero_point: zero.clamp(-128.0, 127.0) as i32,
+    }
+}
+
+/// `clip(round_half_even(x * multiplier) + zero_point, -128, 127)`; NaN gives 0.
+#[inline(always)]
+pub fn quantize_asymmetric(x: f32, multiplier: f32, zero_point: i32) -> i8 {
+    let scaled = x * multiplier;
+    if scaled.is_nan() {
+        return 0;
+    }
+    // Far outside int8's range the value clips anyway; within it the sum of integers is exact in f32.
+    let rounded = scaled.clamp(-1024.0, 1024.0).round_ties_even() + zero_point as f32;
+    rounded.clamp(-128.0, 127.0) as i8
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,242 @@
+//! What happens to an int32 sum on its way out, as a value: one definition for all kernels.
+//!
+//! ```text
+//! s = acc - zero_point[row] * column_sum[col]          i32, exact
+//! v = f32(s) * row_scale[row]                          rounded to nearest even
+//! v = v * col_scale[col]                               without a bias
+//! v = fma(v, col_scale[col], bias[col])                with one
+//! v = activation(v)
+//! v = v + residual[row, col]
+//! out = v as f32 | rounded once to f16 or bf16 | clip(round_half_even(v * (1 / out_scale)), -127, 127) as i8
+//! ```
+//!
+//! An i32 output is the raw sum `s`.
+
+use crate::activation::Activation;
+use crate::element::{DType, Element, FloatSlice, FloatView};
+use crate::error::{Error, Result};
+
+/// The scales of one side of a product.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum Scales<'a> {
+    /// No scale: a factor of 1.
+    #[default]
+    None,
+    /// One scale for the whole tensor.
+    PerTensor(f32),
+    /// One scale a row of the left operand (per token), or a column of the right one (per channel).
+    PerVector(&'a [f32]),
+}
+
+impl Scales<'_> {
+    /// The scale of row or column `i`.
+    #[inline(always)]
+    pub(crate) fn at(&self, i: usize) -> f32 {
+        match self {
+            Scales::None => 1.0,
+            Scales::PerTensor(s) => *s,
+            Scales::PerVector(s) => s[i],
+        }
+    }
+
+    fn check(&self, what: &'static str, expected: usize) -> Result<()> {
+        match self {
+            Scales::PerVector(s) => check_length(what, s.len(), expected),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The steps between the int32 sum and the output; see the [module](self) for their order and rounding.
+///
+/// ```
+/// use imma::{Activation, Epilogue, FloatSlice};
+/// let bias = [0.5f32, -0.5];
+/// let epilogue = Epilogue {
+///     bias: Some(FloatSlice::F32(&bias)),
+///     activation: Activation::Relu,
+///     ..Epilogue::default()
+/// };
+/// assert!(epilogue.residual.is_none());
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Epilogue<'a> {
+    /// Scales of the left operand's rows. Left operands given as floats bring their own: then this stays `None`.
+    pub row_scales: Scales<'a>,
+    /// Scales of the weights' columns. `None` takes those that the packed weights carry, if any.
+    pub col_scales: Scales<'a>,
+    /// The integers that stand for 0.0 in each row of the left operand; one for all, or one a row.
+    pub row_zero_points: Option<&'a [i32]>,
+    /// Added to each column, `[N]`.
+    pub bias: Option<FloatSlice<'a>>,
+    /// Applied after the bias.
+    pub activation: Activation,
+    /// Added last, `[M, N]`.
+    pub residual: Option<FloatView<'a>>,
+    /// The step of an i8 output: needed there, refused elsewhere.
+    pub out_scale: Option<f32>,
+}
+
+fn check_length(what: &'static str, found: usize, expected: usize) -> Result<()> {
+    if found == expected {
+        Ok(())
+    } else {
+        Err(Error::Length {
+            what,
+            found,
+            expected,
+        })
+    }
+}
+
+impl Epilogue<'_> {
+    /// Checks every length against an `[m, n]` product and the parts against the output type.
+    pub(crate) fn check(&self, m: usize, n: usize, output: DType) -> Result<()> {
+        self.row_scales.check("row scales", m)?;
+        self.col_scales.check("column scales", n)?;
+        if let Some(zero_points) = self.row_zero_points {
+            if zero_points.len() != 1 {
+                check_length("row zero points", zero_points.len(), m)?;
+            }
+            if let Some(bad) = zero_points.iter().find(|z| !(-128..=127).contains(*z)) {
+                return Err(Error::Value {
+                    what: "a row zero point",
+                    found: bad.to_string(),
+                    expected: "a value in -128..=127".into(),
+                });
+            }
+        }
+        if let Some(bias) = self.bias {
+            check_length("bias", bias.len(), n)?;
+        }
+        if let Some(residual) = &self.residual {
+            let (rows, cols) = residual.dim();
+            if (rows, cols) != (m, n) {
+                return Err(Error::Shape {
+                    op: "epilogue",
+                    what: "residual",
+                    found: vec![rows, cols],
+                    expected: format!("[{m}, {n}]"),
+                });
+            }
+        }
+        let refuse = |what, expected| {
+            Err(Error::Epilogue {
+                what,
+                output,
+                expected,
+            })
+        };
+        match (output, self.out_scale) {
+            (DType::I8, None) => return refuse("no out_scale", "an out_scale above zero"),
+            (DType::I8, Some(s)) if !(s > 0.0 && (1.0 / s).is_finite()) => {
+                return Err(Error::Value {
+                    what: "out_scale",
+                    found: s.to_string(),
+                    expected: "a number above zero with a finite inverse".into(),
+                })
+            }
+            (DType::I8, Some(_)) | (_, None) => {}
+            (_, Some(_)) => return refuse("an out_scale", "an out_scale only with i8 output"),
+        }
+        if output == DType::I32 {
+            if self.row_scales != Scales::None || self.col_scales != Scales::None {
+                return refuse("scales", "the raw sums carry no scales");
+            }
+            if self.bias.is_some() || self.residual.is_some() || self.activation != Activation::None
+            {
+                return refuse("a bias, activation or residual", "the raw sums only");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An epilogue with everything looked up that does not depend on the row: what a kernel's store step reads.
+pub(crate) struct Resolved<'a> {
+    /// Scales a column.
+    pub col_scales: Scales<'a>,
+    /// Column sums of the weights, present when there are zero points.
+    pub col_sums: Option<&'a [i32]>,
+    /// Bias widened to f32.
+    pub bias: Option<&'a [f32]>,
+    /// Applied after the bias.
+    pub activation: Activation,
+    /// Added last.
+    pub residual: Option<&'a FloatView<'a>>,
+    /// `1 / out_scale`.
+    pub out_multiplier: f32,
+}
+
+impl Resolved<'_> {
+    /// Turns the sums of `row`, columns `col0..col0 + acc.len()`, into f32, step by step as the module says.
+    #[inline(always)]
+    pub fn row(
+        &self,
+        row: usize,
+        col0: usize,
+        scale: f32,
+        zero_point: i32,
+        acc: &mut [i32],
+        out: &mut [f32],
+    ) {
+        let n = acc.len();
+        let out = &mut out[..n];
+        self.correct(col0, zero_point, acc);
+        for (o, a) in out.iter_mut().zip(&*acc) {
+            *o = *a as f32 * scale;
+        }
+        match (self.col_scales, self.bias) {
+            (Scales::PerVector(s), None) => {
+                let s = &s[col0..col0 + n];
+                out.iter_mut().zip(s).for_each(|(o, s)| *o *= s);
+            }
+            (Scales::PerVector(s), Some(b)) => {
+                let (s, b) = (&s[col0..col0 + n], &b[col0..col0 + n]);
+                out.iter_mut()
+                    .zip(s.iter().zip(b))
+                    .for_each(|(o, (s, b))| *o = o.mul_add(*s, *b));
+            }
+            (Scales::PerTensor(s), None) => out.iter_mut().for_each(|o| *o *= s),
+            (Scales::None, None) => {}
+            (one, Some(b)) => {
+                let s = one.at(0);
+                let b = &b[col0..col0 + n];
+                out.iter_mut()
+                    .zip(b)
+                    .for_each(|(o, b)| *o = o.mul_add(s, *b));
+            }
+        }
+        self.activation.apply_row(out);
+        match self.residual {
+            None => {}
+            Some(FloatView::F32(r)) => add(out, r, row, col0),
+            Some(FloatView::F16(r)) => add(out, r, row, col0),
+            Some(FloatView::BF16(r)) => add(out, r, row, col0),
+        }
+    }
+
+    /// Subtracts the zero point's share from raw sums, in wrapping i32: exact wherever the result fits.
+    #[inline(always)]
+    pub fn correct(&self, col0: usize, zero_point: i32, acc: &mut [i32]) {
+        if let Some(sums) = self.col_sums {
+            let sums = &sums[col0..col0 + acc.len()];
+            for (a, s) in acc.iter_mut().zip(sums) {
+                *a = a.wrapping_sub(zero_point.wrapping_mul(*s));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn add<T: Element>(
+    out: &mut [f32],
+    residual: &ndarray::ArrayView2<'_, T>,
+    row: usize,
+    col0: usize,
+) {
+    let residual = residual.row(row);
+    for (j, o) in out.iter_mut().enumerate() {
+        *o += residual[col0 + j].to_f32();
+    }
+}

@@ -1,0 +1,9 @@
+//! The contract between operations and backends: a checked problem, packed weights, and what a backend does.
+
+mod backend;
+mod packed;
+mod problem;
+
+pub use backend::{Backend, Weights};
+pub use packed::PackedWeights;
+pub use problem::{ActivationQuant, Gemm, Lhs};
