@@ -153,6 +153,7 @@ impl Epilogue<'_> {
 }
 
 /// An epilogue with everything looked up that does not depend on the row: what a kernel's store step reads.
+#[derive(Default)]
 pub(crate) struct Resolved<'a> {
     /// Scales a column.
     pub col_scales: Scales<'a>,
@@ -163,7 +164,7 @@ pub(crate) struct Resolved<'a> {
     /// Applied after the bias.
     pub activation: Activation,
     /// Added last.
-    pub residual: Option<&'a FloatView<'a>>,
+    pub residual: Option<FloatView<'a>>,
     /// `1 / out_scale`.
     pub out_multiplier: f32,
 }
@@ -208,7 +209,7 @@ impl Resolved<'_> {
             }
         }
         self.activation.apply_row(out);
-        match self.residual {
+        match &self.residual {
             None => {}
             Some(FloatView::F32(r)) => add(out, r, row, col0),
             Some(FloatView::F16(r)) => add(out, r, row, col0),

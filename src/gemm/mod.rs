@@ -6,4 +6,5 @@ mod problem;
 
 pub use backend::{Backend, Weights};
 pub use packed::PackedWeights;
+pub(crate) use problem::{check_contraction, check_k};
 pub use problem::{ActivationQuant, Gemm, Lhs};

@@ -49,7 +49,7 @@ impl Lhs<'_> {
         }
     }
 
-    fn has_zero_points(&self) -> bool {
+    pub(crate) fn has_zero_points(&self) -> bool {
         matches!(
             self,
             Lhs::Float {
@@ -140,7 +140,7 @@ impl<'a> Gemm<'a> {
                 expected: format!("[{m}, {n}]"),
             });
         }
-        if n > 1 && strides.1 != 1 {
+        if m > 0 && n > 1 && strides.1 != 1 {
             return Err(Error::Value {
                 what: "the output's column stride",
                 found: strides.1.to_string(),

@@ -1,0 +1,247 @@
+//! The left operand: rows quantised while they are packed.
+
+use super::interleave;
+use super::leaf::Leaf;
+use crate::element::{Element, FloatView};
+use crate::epilogue::Epilogue;
+use crate::gemm::{ActivationQuant, Lhs};
+use crate::numerics;
+use ndarray::{ArrayView1, ArrayView2};
+
+/// A block of rows in a leaf's order, with what the epilogue needs to know of each row.
+///
+/// Rows are dealt evenly to panels of at most MR, so that no panel is left with one row.
+#[derive(Default)]
+pub(crate) struct LhsBlock {
+    rows: usize,
+    groups: usize,
+    panels: usize,
+    words: Vec<u32>,
+    /// Where the sums of each row start: `-128 * sum(row)` for biased weights, else 0.
+    init: Vec<i32>,
+    scales: Vec<f32>,
+    zero_points: Vec<i32>,
+    staging: Staging,
+}
+
+/// Buffers of one panel on its way.
+#[derive(Default)]
+struct Staging {
+    floats: Vec<f32>,
+    bytes: Vec<i8>,
+}
+
+/// One panel of a block.
+pub(crate) struct LhsPanel<'a> {
+    /// Its first row within the block, and its number of rows.
+    pub row: usize,
+    pub m: usize,
+    pub words: &'a [u32],
+    pub init: &'a [i32],
+    pub scales: &'a [f32],
+    pub zero_points: &'a [i32],
+}
+
+impl LhsBlock {
+    /// Quantises and packs rows `row0..row0 + rows`.
+    pub fn fill<L: Leaf>(
+        &mut self,
+        leaf: L,
+        lhs: &Lhs<'_>,
+        epilogue: &Epilogue<'_>,
+        row0: usize,
+        rows: usize,
+    ) {
+        let k = lhs.dim().1;
+        self.rows = rows;
+        self.groups = L::LAYOUT.groups(k);
+        self.panels = rows.div_ceil(L::MR);
+        grow(&mut self.words, rows * self.groups);
+        grow(&mut self.init, rows);
+        grow(&mut self.scales, rows);
+        grow(&mut self.zero_points, rows);
+        for p in 0..self.panels {
+            let (first, m) = self.span(p);
+            self.fill_panel(leaf, lhs, epilogue, row0 + first, first, m, k);
+        }
+    }
+
+    /// The panels in order.
+    pub fn panels(&self) -> impl Iterator<Item = LhsPanel<'_>> {
+        (0..self.panels).map(|p| {
+            let (row, m) = self.span(p);
+            LhsPanel {
+                row,
+                m,
+                words: &self.words[row * self.groups..][..m * self.groups],
+                init: &self.init[row..row + m],
+                scales: &self.scales[row..row + m],
+                zero_points: &self.zero_points[row..row + m],
+            }
+        })
+    }
+
+    /// Groups of k that each panel holds.
+    pub fn groups(&self) -> usize {
+        self.groups
+    }
+
+    /// Words held: what a thread keeps for its next block.
+    pub fn capacity_bytes(&self) -> usize {
+        self.words.capacity() * 4
+    }
+
+    fn span(&self, panel: usize) -> (usize, usize) {
+        let start = |p: usize| p * self.rows / self.panels;
+        (start(panel), start(panel + 1) - start(panel))
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn fill_panel<L: Leaf>(
+        &mut self,
+        leaf: L,
+        lhs: &Lhs<'_>,
+        epilogue: &Epilogue<'_>,
+        source: usize,
+        first: usize,
+        m: usize,
+        k: usize,
+    ) {
+        let groups = self.groups;
+        let stride = (groups * L::LAYOUT.kr).next_multiple_of(64) + 64;
+        let staging = &mut self.staging;
+        grow(&mut staging.bytes, m * stride);
+        grow(&mut staging.floats, k);
+        let words = &mut self.words[first * groups..][..m * groups];
+        leaf.vectorize(
+            #[inline(always)]
+            || {
+                for i in 0..m {
+                    let bytes = &mut staging.bytes[i * stride..][..stride];
+                    bytes[k..].fill(0);
+                    let bytes = &mut bytes[..k];
+                    let r = first + i;
+                    (self.scales[r], self.zero_points[r]) = match lhs {
+                        Lhs::Int8(view) => {
+                            copy_row(view, source + i, bytes);
+                            let zero_point = match epilogue.row_zero_points {
+                                None => 0,
+                                Some([one]) => *one,
+                                Some(all) => all[source + i],
+                            };
+                            (epilogue.row_scales.at(source + i), zero_point)
+                        }
+                        Lhs::Float { data, quant } => {
+                            let row = float_row(data, source + i, &mut staging.floats);
+                            quantize_row(row, *quant, bytes)
+                        }
+                    };
+                    self.init[r] = if L::LAYOUT.biased {
+                        -128 * sum(bytes)
+                    } else {
+                        0
+                    };
+                }
+                if L::LAYOUT.kr == 4 {
+                    interleave::bytes4(&staging.bytes, stride, m, groups, 0, words);
+                } else {
+                    interleave::widened2(&staging.bytes, stride, m, groups, words);
+                }
+            },
+        );
+    }
+}
+
+/// Quantises one row; its scale and zero point.
+#[inline(always)]
+fn quantize_row(row: &[f32], quant: ActivationQuant, out: &mut [i8]) -> (f32, i32) {
+    match quant {
+        ActivationQuant::PerToken => {
+            let bound = numerics::bound(numerics::absmax(row.iter().copied()));
+            let multiplier = numerics::multiplier(bound);
+            for (q, x) in out.iter_mut().zip(row) {
+                *q = numerics::quantize(x * multiplier);
+            }
+            (numerics::scale(bound), 0)
+        }
+        ActivationQuant::Static { scale } => {
+            let multiplier = 1.0 / scale;
+            for (q, x) in out.iter_mut().zip(row) {
+                *q = numerics::quantize(x * multiplier);
+            }
+            (scale, 0)
+        }
+        ActivationQuant::PerTokenAsymmetric => {
+            // NaN and infinity show in absmax; minimum and maximum may then be anything.
+            let absmax = numerics::absmax(row.iter().copied());
+            let (mut lo, mut hi) = (absmax * 0.0, absmax * 0.0);
+            for x in row {
+                lo = if *x < lo { *x } else { lo };
+                hi = if *x > hi { *x } else { hi };
+            }
+            let a = numerics::asymmetric(lo, hi);
+            for (q, x) in out.iter_mut().zip(row) {
+                *q = numerics::quantize_asymmetric(*x, a.multiplier, a.zero_point);
+            }
+            (a.scale, a.zero_point)
+        }
+    }
+}
+
+/// A row widened to f32: the row itself where it is contiguous f32.
+#[inline(always)]
+pub(crate) fn float_row<'a>(
+    data: &'a FloatView<'_>,
+    row: usize,
+    buffer: &'a mut [f32],
+) -> &'a [f32] {
+    match data {
+        FloatView::F32(view) => {
+            let line = view.row(row);
+            match view.row(row).to_slice() {
+                Some(slice) => slice,
+                None => widen(line, buffer),
+            }
+        }
+        FloatView::F16(view) => widen(view.row(row), buffer),
+        FloatView::BF16(view) => widen(view.row(row), buffer),
+    }
+}
+
+#[inline(always)]
+fn widen<'b, T: Element>(line: ArrayView1<'_, T>, buffer: &'b mut [f32]) -> &'b [f32] {
+    let buffer = &mut buffer[..line.len()];
+    match line.to_slice() {
+        Some(slice) => buffer
+            .iter_mut()
+            .zip(slice)
+            .for_each(|(b, x)| *b = x.to_f32()),
+        None => buffer
+            .iter_mut()
+            .zip(line)
+            .for_each(|(b, x)| *b = x.to_f32()),
+    }
+    buffer
+}
+
+/// Copies a row of integers, whatever its stride.
+#[inline(always)]
+pub(crate) fn copy_row(view: &ArrayView2<'_, i8>, row: usize, out: &mut [i8]) {
+    let line = view.row(row);
+    match line.to_slice() {
+        Some(slice) => out.copy_from_slice(slice),
+        None => out.iter_mut().zip(line).for_each(|(o, x)| *o = *x),
+    }
+}
+
+#[inline(always)]
+fn sum(bytes: &[i8]) -> i32 {
+    bytes.iter().map(|x| i32::from(*x)).sum()
+}
+
+/// Makes a buffer at least `len` long; what it holds is overwritten by the caller.
+pub(crate) fn grow<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, T::default());
+    }
+}
