@@ -8,7 +8,7 @@
 //! A tile of few rows has few accumulators, and the chain of dependent `vpdpbusd` would bound it: there
 //! several groups run in accumulators of their own, summed at the end (exact in wrapping int32).
 
-use super::leaf::{check_tile, Layout, Leaf};
+use super::leaf::{check_tile, Layout, Leaf, Target};
 use core::arch::x86_64::*;
 
 /// Unsigned bytes (plus 128), four k a group, 32 columns a panel.
@@ -51,25 +51,34 @@ impl Leaf for Avx512Vnni {
     }
 
     #[inline]
-    fn tile(self, m: usize, groups: usize, lhs: &[u32], rhs: &[u8], init: &[i32], acc: &mut [i32]) {
+    fn tile(
+        self,
+        m: usize,
+        groups: usize,
+        lhs: &[u32],
+        rhs: &[u8],
+        init: &[i32],
+        acc: &mut [i32],
+        target: Target,
+    ) {
         check_tile::<Self>(m, groups, lhs, rhs, init, acc);
         let (lhs, rhs, init, acc) = (lhs.as_ptr(), rhs.as_ptr(), init.as_ptr(), acc.as_mut_ptr());
         // SAFETY: the features are there (`self`), and `check_tile` has seen `groups * m` words of lhs, `groups`
         // groups of rhs, `m` of init and `m * 32` of acc.
         unsafe {
             match m {
-                1 => tile::<1, 8>(groups, lhs, rhs, init, acc),
-                2 => tile::<2, 4>(groups, lhs, rhs, init, acc),
-                3 => tile::<3, 2>(groups, lhs, rhs, init, acc),
-                4 => tile::<4, 2>(groups, lhs, rhs, init, acc),
-                5 => tile::<5, 2>(groups, lhs, rhs, init, acc),
-                6 => tile::<6, 1>(groups, lhs, rhs, init, acc),
-                7 => tile::<7, 1>(groups, lhs, rhs, init, acc),
-                8 => tile::<8, 1>(groups, lhs, rhs, init, acc),
-                9 => tile::<9, 1>(groups, lhs, rhs, init, acc),
-                10 => tile::<10, 1>(groups, lhs, rhs, init, acc),
-                11 => tile::<11, 1>(groups, lhs, rhs, init, acc),
-                _ => tile::<12, 1>(groups, lhs, rhs, init, acc),
+                1 => tile::<1, 8>(groups, lhs, rhs, init, acc, target),
+                2 => tile::<2, 4>(groups, lhs, rhs, init, acc, target),
+                3 => tile::<3, 2>(groups, lhs, rhs, init, acc, target),
+                4 => tile::<4, 2>(groups, lhs, rhs, init, acc, target),
+                5 => tile::<5, 2>(groups, lhs, rhs, init, acc, target),
+                6 => tile::<6, 1>(groups, lhs, rhs, init, acc, target),
+                7 => tile::<7, 1>(groups, lhs, rhs, init, acc, target),
+                8 => tile::<8, 1>(groups, lhs, rhs, init, acc, target),
+                9 => tile::<9, 1>(groups, lhs, rhs, init, acc, target),
+                10 => tile::<10, 1>(groups, lhs, rhs, init, acc, target),
+                11 => tile::<11, 1>(groups, lhs, rhs, init, acc, target),
+                _ => tile::<12, 1>(groups, lhs, rhs, init, acc, target),
             }
         }
     }
@@ -87,6 +96,7 @@ unsafe fn tile<const M: usize, const U: usize>(
     rhs: *const u8,
     init: *const i32,
     acc: *mut i32,
+    target: Target,
 ) {
     let mut c = [[[_mm512_setzero_si512(); 2]; M]; U];
     // SAFETY: every address below lies in the ranges the caller vouches for.
@@ -95,11 +105,16 @@ unsafe fn tile<const M: usize, const U: usize>(
             c[0][i] = [_mm512_set1_epi32(*init.add(i)); 2];
         }
         let mut g = 0;
-        while g + U <= groups {
-            for (u, c) in c.iter_mut().enumerate() {
-                step(c, lhs.add((g + u) * M), rhs.add((g + u) * 128));
+        for i in 0..M {
+            // One row of the target a stretch of groups.
+            prefetch_write(target, i);
+            let end = groups * (i + 1) / M;
+            while g + U <= end {
+                for (u, c) in c.iter_mut().enumerate() {
+                    step(c, lhs.add((g + u) * M), rhs.add((g + u) * 128));
+                }
+                g += U;
             }
-            g += U;
         }
         while g < groups {
             step(&mut c[0], lhs.add(g * M), rhs.add(g * 128));
@@ -114,6 +129,26 @@ unsafe fn tile<const M: usize, const U: usize>(
                 _mm512_storeu_si512(acc.add(i * 32 + h * 16).cast(), sum);
             }
         }
+    }
+}
+
+/// Asks for the cache lines of one row of the target, to be written.
+#[inline(always)]
+fn prefetch_write(target: Target, row: usize) {
+    let start = target.start.wrapping_offset(row as isize * target.stride);
+    let mut at = 0;
+    while at < target.bytes {
+        prefetch_line(start.wrapping_add(at));
+        at += 64;
+    }
+    prefetch_line(start.wrapping_add(target.bytes - 1));
+}
+
+#[inline(always)]
+fn prefetch_line(address: *const u8) {
+    // SAFETY: a hint; it reads and writes nothing and faults on no address. Every CPU with AVX-512 has it.
+    unsafe {
+        core::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
     }
 }
 

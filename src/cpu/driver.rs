@@ -265,6 +265,8 @@ unsafe fn tiles<L: Leaf, O: Output>(
         let width = nr.min(cols - p * nr);
         for panel in block.panels() {
             let acc = &mut acc[..panel.m * nr];
+            let first = row0 + panel.row;
+            let target = out.target(first, col0 + p * nr, width);
             leaf.tile(
                 panel.m,
                 block.groups(),
@@ -272,6 +274,7 @@ unsafe fn tiles<L: Leaf, O: Output>(
                 weights,
                 panel.init,
                 acc,
+                target,
             );
             // SAFETY: the tile lies in the rows and columns that the caller vouches for.
             unsafe {
@@ -279,7 +282,7 @@ unsafe fn tiles<L: Leaf, O: Output>(
                     leaf,
                     resolved,
                     &panel,
-                    row0 + panel.row,
+                    first,
                     col0 + p * nr,
                     width,
                     acc,

@@ -39,16 +39,26 @@ pub(crate) fn bytes4<W: Word>(
     let flip = u32::from_ne_bytes([flip; 4]);
     let words = &mut words[..groups * h];
     let mut r = 0;
-    // Four rows by four groups at a time: a transposition of 4 x 4 words.
+    // Four rows by four groups at a time: a transposition of 4 x 4 words. (Loops, not `map`: a function of the
+    // standard library may stay a call, and then it is not compiled for the leaf's instructions.)
     while r + 4 <= h {
-        let quad: [&[i8]; 4] = [0, 1, 2, 3].map(|i| &rows[(r + i) * stride..][..groups * 4]);
+        let mut quad = [[].as_slice(); 4];
+        for (i, row) in quad.iter_mut().enumerate() {
+            *row = &rows[(r + i) * stride..][..groups * 4];
+        }
         let mut g = 0;
         while g + 4 <= groups {
-            let block = quad.map(|row| four_words(&row[g * 4..g * 4 + 16]));
+            let mut block = [[0u32; 4]; 4];
+            for (block, row) in block.iter_mut().zip(quad) {
+                let bytes = &row[g * 4..g * 4 + 16];
+                for (j, w) in block.iter_mut().enumerate() {
+                    *w = word(&bytes[4 * j..4 * j + 4]) ^ flip;
+                }
+            }
             for j in 0..4 {
                 let out = &mut words[(g + j) * h + r..][..4];
                 for i in 0..4 {
-                    out[i] = W::new(block[i][j] ^ flip);
+                    out[i] = W::new(block[i][j]);
                 }
             }
             g += 4;
@@ -77,8 +87,8 @@ pub(crate) fn widened2(rows: &[i8], stride: usize, h: usize, groups: usize, word
     for r in 0..h {
         let row = &rows[r * stride..][..groups * 2];
         for (g, pair) in row.chunks_exact(2).enumerate() {
-            let [lo, hi] = [pair[0], pair[1]].map(|x| u32::from(i16::from(x) as u16));
-            words[g * h + r] = lo | (hi << 16);
+            let (lo, hi) = (i16::from(pair[0]) as u16, i16::from(pair[1]) as u16);
+            words[g * h + r] = u32::from(lo) | (u32::from(hi) << 16);
         }
     }
 }
@@ -104,11 +114,6 @@ fn word(bytes: &[i8]) -> u32 {
         bytes[2] as u8,
         bytes[3] as u8,
     ])
-}
-
-#[inline(always)]
-fn four_words(bytes: &[i8]) -> [u32; 4] {
-    [0, 1, 2, 3].map(|i| word(&bytes[i * 4..i * 4 + 4]))
 }
 
 #[cfg(test)]

@@ -60,8 +60,30 @@ pub(crate) trait Leaf: Copy + Send + Sync + 'static {
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
 
     /// `acc[i][j] = init[i] + sum over k of lhs[i][k] * rhs[k][j]`, in wrapping int32, for `m <= MR` rows and
-    /// the NR columns of a panel. `acc` is `[m][NR]`, overwritten.
-    fn tile(self, m: usize, groups: usize, lhs: &[u32], rhs: &[u8], init: &[i32], acc: &mut [i32]);
+    /// the NR columns of a panel. `acc` is `[m][NR]`, overwritten. Where the tile will go is a hint.
+    #[allow(clippy::too_many_arguments)]
+    fn tile(
+        self,
+        m: usize,
+        groups: usize,
+        lhs: &[u32],
+        rhs: &[u8],
+        init: &[i32],
+        acc: &mut [i32],
+        target: Target,
+    );
+}
+
+/// Where a tile will be stored: a leaf may ask for these cache lines while it computes, spread over the tile,
+/// so that they do not queue before the operands. Never read or written through.
+#[derive(Clone, Copy)]
+pub(crate) struct Target {
+    /// First byte of the tile's first row.
+    pub start: *const u8,
+    /// Bytes between rows.
+    pub stride: isize,
+    /// Bytes of a row.
+    pub bytes: usize,
 }
 
 /// Checks a tile's slices: after it, a leaf may read and write through pointers.

@@ -15,7 +15,8 @@ use ndarray::{ArrayView1, ArrayView2};
 pub(crate) struct LhsBlock {
     rows: usize,
     groups: usize,
-    panels: usize,
+    /// First row of each panel, and one past the last.
+    starts: Vec<usize>,
     words: Vec<u32>,
     /// Where the sums of each row start: `-128 * sum(row)` for biased weights, else 0.
     init: Vec<i32>,
@@ -55,21 +56,24 @@ impl LhsBlock {
         let k = lhs.dim().1;
         self.rows = rows;
         self.groups = L::LAYOUT.groups(k);
-        self.panels = rows.div_ceil(L::MR);
+        let panels = rows.div_ceil(L::MR);
+        self.starts.clear();
+        self.starts
+            .extend((0..=panels).map(|p| p * rows / panels.max(1)));
         grow(&mut self.words, rows * self.groups);
         grow(&mut self.init, rows);
         grow(&mut self.scales, rows);
         grow(&mut self.zero_points, rows);
-        for p in 0..self.panels {
-            let (first, m) = self.span(p);
+        for p in 0..panels {
+            let (first, m) = (self.starts[p], self.starts[p + 1] - self.starts[p]);
             self.fill_panel(leaf, lhs, epilogue, row0 + first, first, m, k);
         }
     }
 
     /// The panels in order.
     pub fn panels(&self) -> impl Iterator<Item = LhsPanel<'_>> {
-        (0..self.panels).map(|p| {
-            let (row, m) = self.span(p);
+        self.starts.windows(2).map(|span| {
+            let (row, m) = (span[0], span[1] - span[0]);
             LhsPanel {
                 row,
                 m,
@@ -89,11 +93,6 @@ impl LhsBlock {
     /// Words held: what a thread keeps for its next block.
     pub fn capacity_bytes(&self) -> usize {
         self.words.capacity() * 4
-    }
-
-    fn span(&self, panel: usize) -> (usize, usize) {
-        let start = |p: usize| p * self.rows / self.panels;
-        (start(panel), start(panel + 1) - start(panel))
     }
 
     #[allow(clippy::too_many_arguments)]

@@ -1,6 +1,6 @@
 //! The leaf for any CPU: plain Rust, nothing assumed.
 
-use super::leaf::{check_tile, Layout, Leaf};
+use super::leaf::{check_tile, Layout, Leaf, Target};
 
 /// Signed bytes, four k a group, eight columns a panel.
 pub(crate) const N8K4: Layout = Layout {
@@ -27,7 +27,16 @@ impl Leaf for Portable {
         f()
     }
 
-    fn tile(self, m: usize, groups: usize, lhs: &[u32], rhs: &[u8], init: &[i32], acc: &mut [i32]) {
+    fn tile(
+        self,
+        m: usize,
+        groups: usize,
+        lhs: &[u32],
+        rhs: &[u8],
+        init: &[i32],
+        acc: &mut [i32],
+        _: Target,
+    ) {
         check_tile::<Self>(m, groups, lhs, rhs, init, acc);
         for (row, start) in acc.chunks_exact_mut(8).zip(&init[..m]) {
             row.fill(*start);

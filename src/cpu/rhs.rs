@@ -217,45 +217,98 @@ fn pack_rows<T: Source>(
     multipliers: &[f32],
     out: &mut [u8],
 ) {
-    let Layout { nr, kr, biased, .. } = layout;
-    let flip = if biased { 0x80 } else { 0 };
-    let mut scale = [0f32; NR_MAX];
+    // Widths as constants, so that the loops over columns become vectors.
+    match layout.nr {
+        32 => pack_rows_of::<T, 32>(layout, source, k0, rows, first, cols, multipliers, out),
+        16 => pack_rows_of::<T, 16>(layout, source, k0, rows, first, cols, multipliers, out),
+        _ => pack_rows_of::<T, 8>(layout, source, k0, rows, first, cols, multipliers, out),
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+#[inline(always)]
+fn pack_rows_of<T: Source, const NR: usize>(
+    layout: Layout,
+    source: &ArrayView2<'_, T>,
+    k0: usize,
+    rows: usize,
+    first: usize,
+    cols: usize,
+    multipliers: &[f32],
+    out: &mut [u8],
+) {
+    assert_eq!(layout.nr, NR);
+    let kr = layout.kr;
+    let flip = if layout.biased { 0x80 } else { 0 };
+    let mut scale = [0f32; NR];
     let known = multipliers.len().min(cols);
     scale[..known].copy_from_slice(&multipliers[..known]);
-    let zeros = [T::default(); NR_MAX];
-    let mut edge = [[T::default(); NR_MAX]; 4];
-    for (g, out) in out.chunks_exact_mut(nr * kr).enumerate() {
+    let zeros = [T::default(); NR];
+    for (g, out) in out.chunks_exact_mut(NR * kr).enumerate() {
         // The KR rows of this group; beyond K, zeros.
-        let mut lines: [&[T]; 4] = [&zeros[..nr]; 4];
+        let mut edge = [[T::default(); NR]; 4];
+        let mut lines: [&[T; NR]; 4] = [&zeros; 4];
         for (b, (line, edge)) in lines.iter_mut().zip(&mut edge).take(kr).enumerate() {
             let k = g * kr + b;
             if k >= rows {
                 continue;
             }
             let row = source.row(k0 + k);
-            match row.to_slice() {
-                Some(row) if cols == nr => *line = &row[first..first + nr],
+            let whole = row
+                .to_slice()
+                .and_then(|row| row[first..].first_chunk::<NR>());
+            *line = match whole {
+                Some(whole) if cols == NR => whole,
                 _ => {
-                    edge[cols..nr].fill(T::default());
                     for (j, e) in edge[..cols].iter_mut().enumerate() {
                         *e = row[first + j];
                     }
-                    *line = &edge[..nr];
+                    edge
                 }
-            }
+            };
         }
-        let q = |b: usize, j: usize| u32::from(lines[b][j].quantize(scale[j]) as u8 ^ flip);
         if kr == 4 {
-            for (j, word) in out.chunks_exact_mut(4).enumerate() {
-                let w = q(0, j) | (q(1, j) << 8) | (q(2, j) << 16) | (q(3, j) << 24);
-                word.copy_from_slice(&w.to_le_bytes());
-            }
+            let (words, _) = out.as_chunks_mut::<4>();
+            zip4(lines, &scale, flip, words);
         } else {
-            for (j, word) in out.chunks_exact_mut(2).enumerate() {
-                let w = (q(0, j) | (q(1, j) << 8)) as u16;
-                word.copy_from_slice(&w.to_le_bytes());
-            }
+            let (words, _) = out.as_chunks_mut::<2>();
+            zip2([lines[0], lines[1]], &scale, flip, words);
         }
+    }
+}
+
+/// `words[j]` = the four rows' integers of column `j`, in order.
+#[inline(always)]
+fn zip4<T: Source, const NR: usize>(
+    rows: [&[T; NR]; 4],
+    scale: &[f32; NR],
+    flip: u8,
+    words: &mut [[u8; 4]],
+) {
+    let words: &mut [[u8; 4]; NR] = words.try_into().expect("a group of NR words");
+    let [r0, r1, r2, r3] = rows;
+    let flip = u32::from_ne_bytes([flip; 4]);
+    for j in 0..NR {
+        let q = |row: &[T; NR]| u32::from(row[j].quantize(scale[j]) as u8);
+        let w = q(r0) | (q(r1) << 8) | (q(r2) << 16) | (q(r3) << 24);
+        words[j] = (w ^ flip).to_le_bytes();
+    }
+}
+
+/// `words[j]` = the two rows' integers of column `j`, in order.
+#[inline(always)]
+fn zip2<T: Source, const NR: usize>(
+    rows: [&[T; NR]; 2],
+    scale: &[f32; NR],
+    flip: u8,
+    words: &mut [[u8; 2]],
+) {
+    let words: &mut [[u8; 2]; NR] = words.try_into().expect("a group of NR words");
+    let [r0, r1] = rows;
+    let flip = u16::from_ne_bytes([flip; 2]);
+    for j in 0..NR {
+        let q = |row: &[T; NR]| u16::from(row[j].quantize(scale[j]) as u8);
+        words[j] = ((q(r0) | (q(r1) << 8)) ^ flip).to_le_bytes();
     }
 }
 

@@ -1,6 +1,6 @@
 //! The output: finished tiles, written by many threads into one matrix.
 
-use super::leaf::Leaf;
+use super::leaf::{Leaf, Target};
 use super::lhs::LhsPanel;
 use crate::element::Element;
 use crate::epilogue::Resolved;
@@ -42,13 +42,6 @@ macro_rules! float_output {
 }
 float_output!(half::f16, half::bf16);
 
-impl Output for f32 {
-    #[inline(always)]
-    fn finish(epilogue: &Resolved<'_>, at: Segment, acc: &mut [i32], out: &mut [Self]) {
-        epilogue.row(at.row, at.col, at.scale, at.zero_point, acc, out);
-    }
-}
-
 impl Output for i8 {
     #[inline(always)]
     fn finish(epilogue: &Resolved<'_>, at: Segment, acc: &mut [i32], out: &mut [Self]) {
@@ -64,7 +57,30 @@ impl Output for i32 {
     #[inline(always)]
     fn finish(epilogue: &Resolved<'_>, at: Segment, acc: &mut [i32], out: &mut [Self]) {
         epilogue.correct(at.col, at.zero_point, acc);
-        out.copy_from_slice(acc);
+        copy(acc, out);
+    }
+}
+
+impl Output for f32 {
+    #[inline(always)]
+    fn finish(epilogue: &Resolved<'_>, at: Segment, acc: &mut [i32], out: &mut [Self]) {
+        let mut row = [0f32; WIDTH];
+        epilogue.row(at.row, at.col, at.scale, at.zero_point, acc, &mut row);
+        copy(&row, out);
+    }
+}
+
+/// Copies as many elements as `to` has, a register at a time: a call of memcpy would cost more than 128 bytes do.
+#[inline(always)]
+fn copy<T: Copy>(from: &[T], to: &mut [T]) {
+    let from = &from[..to.len()];
+    let (to, to_rest) = to.as_chunks_mut::<16>();
+    let (from, from_rest) = from.as_chunks::<16>();
+    for (t, f) in to.iter_mut().zip(from) {
+        *t = *f;
+    }
+    for (t, f) in to_rest.iter_mut().zip(from_rest) {
+        *t = *f;
     }
 }
 
@@ -105,6 +121,17 @@ impl<'a, O: Output> OutMatrix<'a, O> {
             start: self.start.wrapping_add(col),
             cols: self.cols - col,
             ..self
+        }
+    }
+
+    /// Where a tile will be stored, as a hint for the leaf that computes it.
+    #[inline(always)]
+    pub fn target(&self, row: usize, col: usize, cols: usize) -> Target {
+        let start = self.start.wrapping_offset(row as isize * self.row_stride);
+        Target {
+            start: start.wrapping_add(col).cast(),
+            stride: self.row_stride * size_of::<O>() as isize,
+            bytes: cols * size_of::<O>(),
         }
     }
 
@@ -152,17 +179,7 @@ pub(crate) unsafe fn store_tile<L: Leaf, O: Output>(
                 };
                 // SAFETY: rows of one tile are distinct, and the caller vouches for the tile.
                 let out = unsafe { out.segment(at.row, col, cols) };
-                // A whole panel has a constant width, which lets the loops unroll.
-                if cols == L::LAYOUT.nr {
-                    O::finish(
-                        epilogue,
-                        at,
-                        &mut acc[..L::LAYOUT.nr],
-                        &mut out[..L::LAYOUT.nr],
-                    );
-                } else {
-                    O::finish(epilogue, at, &mut acc[..cols], out);
-                }
+                O::finish(epilogue, at, &mut acc[..cols], out);
             }
         },
     );
