@@ -7,6 +7,8 @@ pub mod epilogue;
 pub mod error;
 pub mod gemm;
 pub mod numerics;
+pub mod quant;
+pub mod reference;
 pub mod rounding;
 
 pub use activation::Activation;
