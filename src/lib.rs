@@ -7,6 +7,7 @@ pub mod epilogue;
 pub mod error;
 pub mod gemm;
 pub mod numerics;
+pub mod ops;
 pub mod quant;
 pub mod reference;
 pub mod rounding;
@@ -17,4 +18,8 @@ pub use element::{DType, Element, FloatSlice, FloatView, OutputMut};
 pub use epilogue::{Epilogue, Scales};
 pub use error::{Error, Result};
 pub use gemm::{ActivationQuant, Backend, Gemm, Lhs, PackedWeights, Weights};
+pub use ops::{
+    default_backend, matmul_true_int8, matmul_true_int8_on, q_matmul_int8, q_matmul_int8_as,
+    q_matmul_int8_as_on, q_matmul_int8_on, quant_int8, MatmulShape,
+};
 pub use rounding::Rounding;
