@@ -9,6 +9,8 @@ pub mod gemm;
 pub mod npy;
 pub mod numerics;
 pub mod ops;
+pub mod quant;
+pub mod reference;
 pub mod rounding;
 
 pub use activation::Activation;
