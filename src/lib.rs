@@ -6,6 +6,7 @@ pub mod element;
 pub mod epilogue;
 pub mod error;
 pub mod gemm;
+pub mod npy;
 pub mod numerics;
 pub mod ops;
 pub mod quant;
