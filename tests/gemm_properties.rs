@@ -121,6 +121,31 @@ impl Floats {
     }
 }
 
+/// A bias in one of the three types.
+enum Bias {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    BF16(Vec<bf16>),
+}
+
+impl Bias {
+    fn new(x: &[f32], dtype: DType) -> Self {
+        match dtype {
+            DType::F16 => Bias::F16(x.iter().map(|x| f16::from_f32(*x)).collect()),
+            DType::BF16 => Bias::BF16(x.iter().map(|x| bf16::from_f32(*x)).collect()),
+            _ => Bias::F32(x.to_vec()),
+        }
+    }
+
+    fn slice(&self) -> FloatSlice<'_> {
+        match self {
+            Bias::F32(x) => FloatSlice::F32(x),
+            Bias::F16(x) => FloatSlice::F16(x),
+            Bias::BF16(x) => FloatSlice::BF16(x),
+        }
+    }
+}
+
 /// The left operand of a case.
 #[derive(Debug, Clone, Copy)]
 enum LhsKind {
@@ -148,6 +173,16 @@ enum ScaleKind {
     None,
     PerTensor,
     PerVector,
+}
+
+impl ScaleKind {
+    fn of(self, all: &[f32]) -> Scales<'_> {
+        match self {
+            ScaleKind::None => Scales::None,
+            ScaleKind::PerTensor => Scales::PerTensor(all.first().copied().unwrap_or(0.5)),
+            ScaleKind::PerVector => Scales::PerVector(all),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -232,7 +267,7 @@ impl Random {
         Array2::from_shape_fn((rows, columns), |(i, j)| match data {
             Data::Lowest => -128,
             Data::Highest => 127,
-            Data::Sparse if i == zero.0 || j == zero.1 || self.next() % 4 != 0 => 0,
+            Data::Sparse if i == zero.0 || j == zero.1 || !self.next().is_multiple_of(4) => 0,
             _ => self.next() as i8,
         })
     }
@@ -249,7 +284,7 @@ impl Random {
             match data {
                 Data::Lowest => -3.0,
                 Data::Highest => 0.7,
-                Data::Sparse if i == zero.0 || j == zero.1 || self.next() % 4 != 0 => 0.0,
+                Data::Sparse if i == zero.0 || j == zero.1 || !self.next().is_multiple_of(4) => 0.0,
                 // A handful of special values, so that most rows and columns stay numbers.
                 Data::Wild => match self.next() % wild {
                     0 => f32::NAN,
@@ -276,7 +311,7 @@ struct Operands {
     row_scales: Vec<f32>,
     col_scales: Vec<f32>,
     zero_points: Vec<i32>,
-    bias: [(DType, Vec<f32>, Vec<f16>, Vec<bf16>); 1],
+    bias: Bias,
     residual: Floats,
 }
 
@@ -321,12 +356,7 @@ impl Operands {
             row_scales,
             col_scales,
             zero_points,
-            bias: [(
-                case.bias.unwrap_or(DType::F32),
-                bias.clone(),
-                bias.iter().map(|x| f16::from_f32(*x)).collect(),
-                bias.iter().map(|x| bf16::from_f32(*x)).collect(),
-            )],
+            bias: Bias::new(&bias, case.bias.unwrap_or(DType::F32)),
             residual: Floats::new(&residual, case.residual.unwrap_or(DType::F32), views[2]),
         }
     }
@@ -349,27 +379,11 @@ impl Operands {
     }
 
     fn epilogue(&self, case: &Case) -> Epilogue<'_> {
-        let scales = |kind, all: &'_ [f32]| match kind {
-            ScaleKind::None => None,
-            ScaleKind::PerTensor => Some(all.first().copied()),
-            ScaleKind::PerVector => Some(None),
-        };
-        let pick = |kind, all| match scales(kind, all) {
-            None => Scales::None,
-            Some(None) if kind == ScaleKind::PerTensor => Scales::PerTensor(0.5),
-            Some(Some(one)) => Scales::PerTensor(one),
-            Some(None) => Scales::PerVector(all),
-        };
-        let (dtype, f32s, f16s, bf16s) = &self.bias[0];
         Epilogue {
-            row_scales: pick(case.row_scales, &self.row_scales),
-            col_scales: pick(case.col_scales, &self.col_scales),
+            row_scales: case.row_scales.of(&self.row_scales),
+            col_scales: case.col_scales.of(&self.col_scales),
             row_zero_points: (case.zero_points > 0).then_some(&self.zero_points[..]),
-            bias: case.bias.map(|_| match dtype {
-                DType::F16 => FloatSlice::F16(f16s),
-                DType::BF16 => FloatSlice::BF16(bf16s),
-                _ => FloatSlice::F32(f32s),
-            }),
+            bias: case.bias.map(|_| self.bias.slice()),
             activation: case.activation,
             residual: case.residual.map(|_| self.residual.view()),
             out_scale: (case.output == DType::I8).then_some(0.037),
@@ -944,7 +958,7 @@ fn what_does_not_fit_is_refused_and_nothing_is_written() {
 #[test]
 fn packed_weights_carry_sums_and_scales() {
     let w = Random(3).int8(70, 37, Data::Full);
-    let sums: Vec<i32> = w.sum_axis_i32();
+    let sums: Array1<i32> = w.mapv(i32::from).sum_axis(Axis(0));
     let a = Random(4).int8(5, 70, Data::Full);
     let scales: Vec<f32> = (0..37).map(|j| 0.01 + j as f32 * 1e-3).collect();
     let epilogue = |scales| Epilogue {
@@ -958,7 +972,7 @@ fn packed_weights_carry_sums_and_scales() {
     for (name, cpu) in backends() {
         let packed = cpu.pack(Weights::Int8(w.view())).unwrap();
         assert_eq!((packed.k(), packed.n(), packed.scales()), (70, 37, None));
-        assert_eq!(packed.col_sums(), sums, "{name}");
+        assert_eq!(packed.col_sums(), sums.as_slice().unwrap(), "{name}");
         for (given, as_epilogue) in [
             (&scales[..], Scales::PerVector(&scales)),
             (&[0.25][..], Scales::PerTensor(0.25)),
@@ -969,16 +983,5 @@ fn packed_weights_carry_sums_and_scales() {
             same(name, &got, &want(as_epilogue)).unwrap();
         }
         assert!(packed.with_scales(&[1.0; 2]).is_err());
-    }
-}
-
-trait ColumnSums {
-    fn sum_axis_i32(&self) -> Vec<i32>;
-}
-
-impl ColumnSums for Array2<i8> {
-    fn sum_axis_i32(&self) -> Vec<i32> {
-        let sums: Array1<i32> = self.mapv(i32::from).sum_axis(Axis(0));
-        sums.to_vec()
     }
 }
