@@ -1,0 +1,987 @@
+//! Every backend against the oracle, bit for bit: shapes around tile edges, views, epilogues, extremes; each
+//! CPU leaf by name, one to three threads, packed and unpacked weights.
+
+use half::{bf16, f16};
+use imma::numerics::{MAX_K, MAX_K_ZERO_POINT};
+use imma::reference::{self, Product};
+use imma::{
+    Activation, ActivationQuant, Backend, Cpu, DType, Element, Epilogue, Error, FloatSlice,
+    FloatView, Gemm, Lhs, OutputMut, Scales, Weights,
+};
+use ndarray::{s, Array1, Array2, ArrayView2, Axis};
+use proptest::prelude::*;
+use std::sync::OnceLock;
+
+// ---------------------------------------------------------------------------------------------- backends
+
+/// Each leaf this machine has with 1, 2 and 3 threads; what it lacks is named on stdout.
+fn backends() -> &'static [(String, Cpu)] {
+    static ALL: OnceLock<Vec<(String, Cpu)>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let mut all = Vec::new();
+        for leaf in Cpu::leaves() {
+            if !leaf.available {
+                println!("not run: {}", leaf.name);
+                continue;
+            }
+            let cpu = Cpu::new().with_leaf(leaf.name).expect("it is available");
+            assert_eq!(cpu.leaf(), leaf.name);
+            for threads in 1..=3 {
+                let cpu = cpu.clone().with_threads(threads).expect("a few threads");
+                all.push((format!("{}, {threads} threads", leaf.name), cpu));
+            }
+        }
+        assert!(all.iter().any(|(name, _)| name.starts_with("portable")));
+        all
+    })
+}
+
+// ------------------------------------------------------------------------------------------------- cases
+
+/// How a matrix lies in memory; every view holds the same elements.
+#[derive(Debug, Clone, Copy)]
+enum View {
+    RowMajor,
+    ColumnMajor,
+    Reversed,
+    EveryOther,
+    Window,
+}
+
+const VIEWS: [View; 5] = [
+    View::RowMajor,
+    View::ColumnMajor,
+    View::Reversed,
+    View::EveryOther,
+    View::Window,
+];
+
+/// A matrix with its way of being seen.
+struct Stored<T> {
+    array: Array2<T>,
+    view: View,
+}
+
+impl<T: Copy> Stored<T> {
+    /// `filler` lies between and around the elements: what must never be read into a result.
+    fn new(x: &Array2<T>, view: View, filler: T) -> Self {
+        let (r, c) = x.dim();
+        let array = match view {
+            View::RowMajor => x.clone(),
+            View::ColumnMajor => x.t().as_standard_layout().into_owned(),
+            View::Reversed => x.slice(s![..;-1, ..;-1]).as_standard_layout().into_owned(),
+            View::EveryOther => {
+                let mut a = Array2::from_elem((2 * r, 3 * c), filler);
+                a.slice_mut(s![..;2, ..;3]).assign(x);
+                a
+            }
+            View::Window => {
+                let mut a = Array2::from_elem((r + 3, c + 5), filler);
+                a.slice_mut(s![1..r + 1, 2..c + 2]).assign(x);
+                a
+            }
+        };
+        Stored { array, view }
+    }
+
+    fn view(&self) -> ArrayView2<'_, T> {
+        let a = &self.array;
+        match self.view {
+            View::RowMajor => a.view(),
+            View::ColumnMajor => a.t(),
+            View::Reversed => a.slice(s![..;-1, ..;-1]),
+            View::EveryOther => a.slice(s![..;2, ..;3]),
+            View::Window => a.slice(s![1..a.nrows() - 2, 2..a.ncols() - 3]),
+        }
+    }
+}
+
+/// A float matrix in one of the three types.
+enum Floats {
+    F32(Stored<f32>),
+    F16(Stored<f16>),
+    BF16(Stored<bf16>),
+}
+
+impl Floats {
+    fn new(x: &Array2<f32>, dtype: DType, view: View) -> Self {
+        match dtype {
+            DType::F16 => Floats::F16(Stored::new(&x.mapv(f16::from_f32), view, f16::NAN)),
+            DType::BF16 => Floats::BF16(Stored::new(&x.mapv(bf16::from_f32), view, bf16::NAN)),
+            _ => Floats::F32(Stored::new(x, view, f32::NAN)),
+        }
+    }
+
+    fn view(&self) -> FloatView<'_> {
+        match self {
+            Floats::F32(s) => f32::tag(s.view()),
+            Floats::F16(s) => f16::tag(s.view()),
+            Floats::BF16(s) => bf16::tag(s.view()),
+        }
+    }
+}
+
+/// A bias in one of the three types.
+enum Bias {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    BF16(Vec<bf16>),
+}
+
+impl Bias {
+    fn new(x: &[f32], dtype: DType) -> Self {
+        match dtype {
+            DType::F16 => Bias::F16(x.iter().map(|x| f16::from_f32(*x)).collect()),
+            DType::BF16 => Bias::BF16(x.iter().map(|x| bf16::from_f32(*x)).collect()),
+            _ => Bias::F32(x.to_vec()),
+        }
+    }
+
+    fn slice(&self) -> FloatSlice<'_> {
+        match self {
+            Bias::F32(x) => FloatSlice::F32(x),
+            Bias::F16(x) => FloatSlice::F16(x),
+            Bias::BF16(x) => FloatSlice::BF16(x),
+        }
+    }
+}
+
+/// The left operand of a case.
+#[derive(Debug, Clone, Copy)]
+enum LhsKind {
+    Int8,
+    Float(DType, ActivationQuant),
+}
+
+/// What the numbers look like.
+#[derive(Debug, Clone, Copy)]
+enum Data {
+    /// All of int8, or floats of both signs.
+    Full,
+    /// -128 everywhere, or one large constant.
+    Lowest,
+    /// 127 everywhere.
+    Highest,
+    /// Mostly zeros, with whole rows and columns of them.
+    Sparse,
+    /// Floats with NaN, infinities, subnormals and outliers; int8 as `Full`.
+    Wild,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum ScaleKind {
+    None,
+    PerTensor,
+    PerVector,
+}
+
+impl ScaleKind {
+    fn of(self, all: &[f32]) -> Scales<'_> {
+        match self {
+            ScaleKind::None => Scales::None,
+            ScaleKind::PerTensor => Scales::PerTensor(all.first().copied().unwrap_or(0.5)),
+            ScaleKind::PerVector => Scales::PerVector(all),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Case {
+    m: usize,
+    n: usize,
+    k: usize,
+    lhs: LhsKind,
+    /// `None`: int8 weights.
+    weights: Option<DType>,
+    data: Data,
+    views: [View; 3],
+    row_scales: ScaleKind,
+    col_scales: ScaleKind,
+    /// None, one for all, one a row.
+    zero_points: u8,
+    bias: Option<DType>,
+    residual: Option<DType>,
+    activation: Activation,
+    output: DType,
+    seed: u64,
+}
+
+impl Case {
+    fn plain(m: usize, n: usize, k: usize, data: Data) -> Self {
+        Case {
+            m,
+            n,
+            k,
+            lhs: LhsKind::Int8,
+            weights: None,
+            data,
+            views: [View::RowMajor; 3],
+            row_scales: ScaleKind::None,
+            col_scales: ScaleKind::None,
+            zero_points: 0,
+            bias: None,
+            residual: None,
+            activation: Activation::None,
+            output: DType::I32,
+            seed: 1,
+        }
+    }
+
+    /// Drops what the contract refuses, so that every case is a legal one.
+    fn legal(mut self) -> Self {
+        if matches!(self.lhs, LhsKind::Float(..)) {
+            (self.row_scales, self.zero_points) = (ScaleKind::None, 0);
+            if self.output == DType::I32 {
+                self.output = DType::F32;
+            }
+        }
+        if self.output == DType::I32 {
+            (self.row_scales, self.col_scales) = (ScaleKind::None, ScaleKind::None);
+            (self.bias, self.residual) = (None, None);
+            self.activation = Activation::None;
+        }
+        self
+    }
+}
+
+/// A small generator, so that a case is its seed: splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 24) as f32
+    }
+
+    fn int8(&mut self, rows: usize, columns: usize, data: Data) -> Array2<i8> {
+        let zero = (
+            self.next() as usize % (rows + 1),
+            self.next() as usize % (columns + 1),
+        );
+        Array2::from_shape_fn((rows, columns), |(i, j)| match data {
+            Data::Lowest => -128,
+            Data::Highest => 127,
+            Data::Sparse if i == zero.0 || j == zero.1 || !self.next().is_multiple_of(4) => 0,
+            _ => self.next() as i8,
+        })
+    }
+
+    fn floats(&mut self, rows: usize, columns: usize, data: Data) -> Array2<f32> {
+        let zero = (
+            self.next() as usize % (rows + 1),
+            self.next() as usize % (columns + 1),
+        );
+        let shift = self.unit();
+        let wild = 2 * (rows * columns) as u64 / 3 + 8;
+        Array2::from_shape_fn((rows, columns), |(i, j)| {
+            let x = (self.unit() - shift) * 4.0;
+            match data {
+                Data::Lowest => -3.0,
+                Data::Highest => 0.7,
+                Data::Sparse if i == zero.0 || j == zero.1 || !self.next().is_multiple_of(4) => 0.0,
+                // A handful of special values, so that most rows and columns stay numbers.
+                Data::Wild => match self.next() % wild {
+                    0 => f32::NAN,
+                    1 => f32::INFINITY,
+                    2 => f32::NEG_INFINITY,
+                    3 => 1e-41,
+                    4 => 3e4,
+                    5 => -0.0,
+                    _ if i == zero.0 => x * 1e-39,
+                    _ => x,
+                },
+                _ => x,
+            }
+        })
+    }
+}
+
+/// The operands of a case, stored as its views say.
+struct Operands {
+    lhs_int8: Stored<i8>,
+    lhs_float: Floats,
+    weights_int8: Stored<i8>,
+    weights_float: Floats,
+    row_scales: Vec<f32>,
+    col_scales: Vec<f32>,
+    zero_points: Vec<i32>,
+    bias: Bias,
+    residual: Floats,
+}
+
+impl Operands {
+    fn new(case: &Case) -> Self {
+        let mut random = Random(case.seed);
+        let Case {
+            m,
+            n,
+            k,
+            data,
+            views,
+            ..
+        } = *case;
+        let lhs_type = match case.lhs {
+            LhsKind::Float(dtype, _) => dtype,
+            LhsKind::Int8 => DType::F32,
+        };
+        let float_lhs = random.floats(m, k, data);
+        let float_weights = random.floats(k, n, data);
+        let scale = |random: &mut Random| random.unit() * 0.02 + 1e-4;
+        let row_scales = (0..m).map(|_| scale(&mut random)).collect();
+        let col_scales = (0..n).map(|_| scale(&mut random)).collect();
+        let zero_points = (0..if case.zero_points == 1 { 1 } else { m })
+            .map(|i| match i {
+                0 => -128,
+                1 => 127,
+                _ => i32::from(random.next() as i8),
+            })
+            .collect();
+        let bias: Vec<f32> = (0..n).map(|_| (random.unit() - 0.5) * 10.0).collect();
+        let residual = random.floats(m, n, Data::Full);
+        Operands {
+            lhs_int8: Stored::new(&random.int8(m, k, data), views[0], 77),
+            lhs_float: Floats::new(&float_lhs, lhs_type, views[0]),
+            weights_int8: Stored::new(&random.int8(k, n, data), views[1], 77),
+            weights_float: Floats::new(
+                &float_weights,
+                case.weights.unwrap_or(DType::F32),
+                views[1],
+            ),
+            row_scales,
+            col_scales,
+            zero_points,
+            bias: Bias::new(&bias, case.bias.unwrap_or(DType::F32)),
+            residual: Floats::new(&residual, case.residual.unwrap_or(DType::F32), views[2]),
+        }
+    }
+
+    fn lhs(&self, case: &Case) -> Lhs<'_> {
+        match case.lhs {
+            LhsKind::Int8 => Lhs::Int8(self.lhs_int8.view()),
+            LhsKind::Float(_, quant) => Lhs::Float {
+                data: self.lhs_float.view(),
+                quant,
+            },
+        }
+    }
+
+    fn weights(&self, case: &Case) -> Weights<'_> {
+        match case.weights {
+            None => Weights::Int8(self.weights_int8.view()),
+            Some(_) => Weights::Float(self.weights_float.view()),
+        }
+    }
+
+    fn epilogue(&self, case: &Case) -> Epilogue<'_> {
+        Epilogue {
+            row_scales: case.row_scales.of(&self.row_scales),
+            col_scales: case.col_scales.of(&self.col_scales),
+            row_zero_points: (case.zero_points > 0).then_some(&self.zero_points[..]),
+            bias: case.bias.map(|_| self.bias.slice()),
+            activation: case.activation,
+            residual: case.residual.map(|_| self.residual.view()),
+            out_scale: (case.output == DType::I8).then_some(0.037),
+        }
+    }
+}
+
+// ----------------------------------------------------------------------------------------------- checking
+
+/// What a product must be written into: an array with rows apart, whose gaps must stay as they are.
+struct Written<T> {
+    array: Array2<T>,
+    n: usize,
+}
+
+impl<T: Copy> Written<T> {
+    const GAP: usize = 3;
+
+    fn new((m, n): (usize, usize), filler: T) -> Self {
+        Written {
+            array: Array2::from_elem((m, n + Self::GAP), filler),
+            n,
+        }
+    }
+}
+
+macro_rules! product {
+    ($dim:expr, $output:expr, |$out:ident| $run:expr) => {{
+        macro_rules! one {
+            ($tag:ident, $filler:expr, $same:expr) => {{
+                let mut written = Written::new($dim, $filler);
+                let n = written.n;
+                let $out = OutputMut::$tag(written.array.slice_mut(s![.., ..n]));
+                $run.map(|()| {
+                    let gap = written.array.slice(s![.., n..]);
+                    assert!(
+                        gap.iter().all(|x| $same(x, &$filler)),
+                        "written beyond a row"
+                    );
+                    Product::$tag(written.array.slice(s![.., ..n]).to_owned())
+                })
+            }};
+        }
+        match $output {
+            DType::F32 => one!(F32, -7.5f32, f32::eq),
+            DType::F16 => one!(F16, f16::from_f32(-7.5), f16::eq),
+            DType::BF16 => one!(BF16, bf16::from_f32(-7.5), bf16::eq),
+            DType::I32 => one!(I32, 1_234_567_890i32, i32::eq),
+            _ => one!(I8, 99i8, i8::eq),
+        }
+    }};
+}
+
+/// The elements as bits, all NaN alike.
+fn bits(product: &Product) -> Array2<i64> {
+    let float = |x: f32, bits: u32| {
+        if x.is_nan() {
+            i64::MAX
+        } else {
+            i64::from(bits)
+        }
+    };
+    match product {
+        Product::F32(a) => a.mapv(|x| float(x, x.to_bits())),
+        Product::F16(a) => a.mapv(|x| float(x.to_f32(), u32::from(x.to_bits()))),
+        Product::BF16(a) => a.mapv(|x| float(x.to_f32(), u32::from(x.to_bits()))),
+        Product::I32(a) => a.mapv(i64::from),
+        Product::I8(a) => a.mapv(i64::from),
+        other => panic!("an output type this test does not know: {other:?}"),
+    }
+}
+
+fn same(what: &str, got: &Product, want: &Product) -> Result<(), String> {
+    let (g, w) = (bits(got), bits(want));
+    if g == w {
+        return Ok(());
+    }
+    let wrong = g.indexed_iter().filter(|(at, x)| w[*at] != **x);
+    let ((i, j), _) = wrong.clone().next().expect("a difference");
+    Err(format!(
+        "{what}: {} of {} elements differ, the first at [{i}, {j}]: bits {:#x}, the oracle has {:#x}",
+        wrong.count(),
+        g.len(),
+        g[[i, j]],
+        w[[i, j]]
+    ))
+}
+
+fn run(backend: &dyn Backend, case: &Case, o: &Operands) -> Result<Product, Error> {
+    let weights = backend.pack(o.weights(case))?;
+    let gemm = Gemm::new(o.lhs(case), &weights, o.epilogue(case))?;
+    product!((case.m, case.n), case.output, |out| backend
+        .gemm(&gemm, out))
+}
+
+/// One legal case on one backend, packed and (where there is such a call) unpacked, against the oracle's answer.
+fn check(backend: &dyn Backend, case: &Case, o: &Operands, want: &Product) -> Result<(), String> {
+    let dim = (case.m, case.n);
+    let fail = |e: Error| format!("refused: {e}");
+    same("packed", &run(backend, case, o).map_err(fail)?, want)?;
+    let plain = case.row_scales == ScaleKind::None
+        && case.col_scales == ScaleKind::None
+        && case.zero_points == 0
+        && case.bias.is_none()
+        && case.residual.is_none()
+        && case.activation == Activation::None;
+    match (case.lhs, case.weights) {
+        (LhsKind::Int8, None) if plain && case.output == DType::I32 => {
+            let mut out = Written::new(dim, -5i32);
+            let view = out.array.slice_mut(s![.., ..case.n]);
+            let (a, w) = (o.lhs_int8.view(), o.weights_int8.view());
+            backend.matmul_int8(a, w, view).map_err(fail)?;
+            let got = Product::I32(out.array.slice(s![.., ..case.n]).to_owned());
+            same("matmul_int8", &got, want)?;
+            assert!(out.array.slice(s![.., case.n..]).iter().all(|x| *x == -5));
+        }
+        (LhsKind::Float(_, ActivationQuant::PerToken), Some(_))
+            if plain && case.output != DType::I8 =>
+        {
+            let (a, w) = (|| o.lhs_float.view(), || o.weights_float.view());
+            let got = product!(dim, case.output, |out| backend.matmul_quantized(
+                a(),
+                w(),
+                out
+            ));
+            same("matmul_quantized", &got.map_err(fail)?, want)?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// A case on every backend of this machine.
+fn check_everywhere(case: &Case) -> Result<(), String> {
+    let operands = Operands::new(case);
+    let want = reference::gemm(
+        &operands.lhs(case),
+        &operands.weights(case),
+        &operands.epilogue(case),
+        case.output,
+    );
+    let mut failures = Vec::new();
+    for (name, cpu) in backends() {
+        if let Err(e) = check(cpu, case, &operands, &want) {
+            failures.push(format!("{name}: {e}"));
+        }
+    }
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{case:?}\n{}", failures.join("\n")))
+    }
+}
+
+// --------------------------------------------------------------------------------------------- strategies
+
+fn around(step: usize, most: usize) -> impl Strategy<Value = usize> {
+    (0..=most / step, -1isize..=1).prop_map(move |(i, d)| (i * step).saturating_add_signed(d))
+}
+
+fn rows() -> impl Strategy<Value = usize> {
+    prop_oneof![4 => 0..=16usize, 3 => 0..=40usize, 1 => Just(97usize), 1 => Just(130usize)]
+}
+
+fn columns() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        0..=17usize,
+        around(8, 80),
+        around(16, 130),
+        around(32, 200),
+        around(64, 200)
+    ]
+}
+
+fn depth() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        0..=20usize,
+        around(2, 40),
+        around(4, 80),
+        around(16, 200),
+        around(64, 300)
+    ]
+}
+
+fn float_type() -> impl Strategy<Value = DType> {
+    prop_oneof![Just(DType::F32), Just(DType::F16), Just(DType::BF16)]
+}
+
+fn view() -> impl Strategy<Value = View> {
+    prop::sample::select(&VIEWS[..])
+}
+
+fn lhs() -> impl Strategy<Value = LhsKind> {
+    let quant = prop_oneof![
+        2 => Just(ActivationQuant::PerToken),
+        1 => Just(ActivationQuant::PerTokenAsymmetric),
+        1 => Just(ActivationQuant::Static { scale: 0.0123 }),
+    ];
+    prop_oneof![
+        Just(LhsKind::Int8),
+        (float_type(), quant).prop_map(|(dtype, quant)| LhsKind::Float(dtype, quant)),
+    ]
+}
+
+fn data() -> impl Strategy<Value = Data> {
+    prop_oneof![
+        4 => Just(Data::Full),
+        1 => Just(Data::Lowest),
+        1 => Just(Data::Highest),
+        1 => Just(Data::Sparse),
+        2 => Just(Data::Wild),
+    ]
+}
+
+fn scales() -> impl Strategy<Value = ScaleKind> {
+    prop_oneof![
+        Just(ScaleKind::None),
+        Just(ScaleKind::PerTensor),
+        Just(ScaleKind::PerVector)
+    ]
+}
+
+fn activation() -> impl Strategy<Value = Activation> {
+    prop_oneof![
+        3 => Just(Activation::None),
+        1 => Just(Activation::Relu),
+        1 => Just(Activation::Silu),
+        1 => Just(Activation::Gelu),
+        1 => Just(Activation::GeluTanh),
+    ]
+}
+
+fn output() -> impl Strategy<Value = DType> {
+    prop_oneof![float_type(), Just(DType::I32), Just(DType::I8)]
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let operands = (
+        lhs(),
+        prop::option::of(float_type()),
+        data(),
+        [view(), view(), view()],
+    );
+    let scaling = (scales(), scales(), 0..=2u8);
+    let rest = (
+        prop::option::of(float_type()),
+        prop::option::of(float_type()),
+        activation(),
+        output(),
+        any::<u64>(),
+    );
+    ((rows(), columns(), depth()), operands, scaling, rest).prop_map(
+        |((m, n, k), (lhs, weights, data, views), (rows, cols, zero_points), rest)| {
+            let (bias, residual, activation, output, seed) = rest;
+            Case {
+                m,
+                n,
+                k,
+                lhs,
+                weights,
+                data,
+                views,
+                row_scales: rows,
+                col_scales: cols,
+                zero_points,
+                bias,
+                residual,
+                activation,
+                output,
+                seed,
+            }
+            .legal()
+        },
+    )
+}
+
+/// Nothing but the product: the cases that the unpacked calls serve too.
+fn bare(float: bool) -> impl Strategy<Value = Case> {
+    case().prop_map(move |mut case| {
+        (case.row_scales, case.col_scales) = (ScaleKind::None, ScaleKind::None);
+        (case.zero_points, case.bias, case.residual) = (0, None, None);
+        case.activation = Activation::None;
+        if float {
+            let dtype = case.weights.unwrap_or(DType::F32);
+            case.weights = Some(dtype);
+            case.lhs = match case.lhs {
+                LhsKind::Int8 => LhsKind::Float(dtype, ActivationQuant::PerToken),
+                LhsKind::Float(d, _) => LhsKind::Float(d, ActivationQuant::PerToken),
+            };
+            if matches!(case.output, DType::I8 | DType::I32) {
+                case.output = DType::F32;
+            }
+        } else {
+            (case.lhs, case.weights) = (LhsKind::Int8, None);
+            case.output = DType::I32;
+        }
+        case
+    })
+}
+
+/// `PROPTEST_CASES` asks for more than the few that run by default.
+fn config(cases: u32) -> ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES").ok();
+    ProptestConfig {
+        cases: asked.and_then(|n| n.parse().ok()).unwrap_or(cases),
+        failure_persistence: None,
+        max_shrink_iters: 400,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config(192))]
+
+    #[test]
+    fn any_legal_product_is_the_oracles(case in case()) {
+        check_everywhere(&case).map_err(TestCaseError::fail)?;
+    }
+
+    #[test]
+    fn int8_products_are_the_oracles(case in bare(false)) {
+        check_everywhere(&case).map_err(TestCaseError::fail)?;
+    }
+
+    #[test]
+    fn float_products_are_the_oracles(case in bare(true)) {
+        check_everywhere(&case).map_err(TestCaseError::fail)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(config(48))]
+
+    /// Row `i` of a batch is row `i` alone.
+    #[test]
+    fn batches_do_not_matter(case in case(), row in any::<prop::sample::Index>()) {
+        prop_assume!(case.m > 0);
+        let o = Operands::new(&case);
+        let i = row.index(case.m);
+        for (name, cpu) in backends() {
+            let all = run(cpu, &case, &o).unwrap();
+            let one = Case { m: 1, ..case.clone() };
+            let weights = cpu.pack(o.weights(&case)).unwrap();
+            let all_epilogue = o.epilogue(&case);
+            let zero_point;
+            let epilogue = Epilogue {
+                row_scales: match all_epilogue.row_scales {
+                    Scales::PerVector(s) => Scales::PerVector(&s[i..=i]),
+                    other => other,
+                },
+                row_zero_points: match all_epilogue.row_zero_points {
+                    Some(z) if z.len() > 1 => {
+                        zero_point = [z[i]];
+                        Some(&zero_point)
+                    }
+                    other => other,
+                },
+                residual: all_epilogue.residual.as_ref().map(|r| row_of(r, i)),
+                ..all_epilogue.clone()
+            };
+            let lhs = match o.lhs(&case) {
+                Lhs::Int8(v) => Lhs::Int8(v.slice_move(s![i..=i, ..])),
+                Lhs::Float { data, quant } => Lhs::Float { data: match data {
+                    FloatView::F32(v) => FloatView::F32(v.slice_move(s![i..=i, ..])),
+                    FloatView::F16(v) => FloatView::F16(v.slice_move(s![i..=i, ..])),
+                    FloatView::BF16(v) => FloatView::BF16(v.slice_move(s![i..=i, ..])),
+                    _ => unreachable!("three float types"),
+                }, quant },
+                _ => unreachable!("two kinds of left operand"),
+            };
+            let gemm = Gemm::new(lhs, &weights, epilogue).unwrap();
+            let alone = product!((1, case.n), one.output, |out| cpu.gemm(&gemm, out)).unwrap();
+            let (all, alone) = (bits(&all), bits(&alone));
+            prop_assert_eq!(all.index_axis(Axis(0), i), alone.index_axis(Axis(0), 0), "{}, row {}", name, i);
+        }
+    }
+}
+
+fn row_of<'a>(view: &FloatView<'a>, i: usize) -> FloatView<'a> {
+    match view.clone() {
+        FloatView::F32(v) => FloatView::F32(v.slice_move(s![i..=i, ..])),
+        FloatView::F16(v) => FloatView::F16(v.slice_move(s![i..=i, ..])),
+        FloatView::BF16(v) => FloatView::BF16(v.slice_move(s![i..=i, ..])),
+        _ => unreachable!("three float types"),
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ extremes
+
+/// Few rows and columns around every edge of the tiles, all combinations; failing shapes are listed together.
+#[test]
+fn shapes_around_tile_edges() {
+    let mut failures = Vec::new();
+    for m in [0, 1, 2, 3, 5, 6, 7, 8, 9, 11, 12, 13, 23, 24, 25] {
+        for n in [0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65] {
+            for k in [0, 1, 2, 3, 4, 5, 63, 64, 65] {
+                let case = Case::plain(m, n, k, Data::Full);
+                failures.extend(check_everywhere(&case).err());
+            }
+        }
+    }
+    assert!(
+        failures.is_empty(),
+        "{} shapes:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
+/// The longest exact contraction, with the largest sums there are.
+#[test]
+fn the_longest_contraction_is_exact() {
+    for (data, unit) in [(Data::Lowest, 16_384), (Data::Highest, 16_129)] {
+        for (m, n) in [(1, 3), (7, 33)] {
+            let case = Case::plain(m, n, MAX_K, data);
+            let o = Operands::new(&case);
+            let want = Product::I32(Array2::from_elem((m, n), MAX_K as i32 * unit));
+            for (name, cpu) in backends() {
+                check(cpu, &case, &o, &want).unwrap_or_else(|e| panic!("{name}: {case:?}: {e}"));
+            }
+        }
+    }
+    // -128 against 127 reaches the other end.
+    let a = Array2::from_elem((2, MAX_K), -128i8);
+    let w = Array2::from_elem((MAX_K, 2), 127i8);
+    for (name, cpu) in backends() {
+        for (a, w) in [(a.view(), w.view()), (w.t(), a.t())] {
+            let mut out = Array2::zeros((2, 2));
+            cpu.matmul_int8(a, w, out.view_mut()).unwrap();
+            assert_eq!(
+                out,
+                Array2::from_elem((2, 2), -(MAX_K as i32) * 16_256),
+                "{name}"
+            );
+        }
+    }
+}
+
+/// The longest contraction with zero points, at its extreme: (-128 - 127) * -128 a step.
+#[test]
+fn the_longest_contraction_with_zero_points_is_exact() {
+    let a = Array2::from_elem((2, MAX_K_ZERO_POINT), -128i8);
+    let w = Array2::from_elem((MAX_K_ZERO_POINT, 3), -128i8);
+    for (name, cpu) in backends() {
+        let weights = cpu.pack(Weights::Int8(w.view())).unwrap();
+        let epilogue = Epilogue {
+            row_zero_points: Some(&[127]),
+            ..Epilogue::default()
+        };
+        let gemm = Gemm::new(Lhs::Int8(a.view()), &weights, epilogue).unwrap();
+        let mut out = Array2::<i32>::zeros((2, 3));
+        cpu.gemm(&gemm, OutputMut::I32(out.view_mut())).unwrap();
+        assert_eq!(
+            out,
+            Array2::from_elem((2, 3), MAX_K_ZERO_POINT as i32 * 255 * 128),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn longer_contractions_are_refused_by_name() {
+    let k = MAX_K + 1;
+    let (a, w) = (Array2::<i8>::zeros((1, k)), Array2::<i8>::zeros((k, 1)));
+    let (fa, fw) = (Array2::<f32>::zeros((1, k)), Array2::<f32>::zeros((k, 1)));
+    for (name, cpu) in backends() {
+        let refused = |answer: imma::Result<()>| {
+            let message = answer.expect_err(name).to_string();
+            assert!(
+                message.contains("131072") && message.contains("131071"),
+                "{name}: {message}"
+            );
+        };
+        let mut out = Array2::from_elem((1, 1), 42i32);
+        refused(cpu.pack(Weights::Int8(w.view())).map(|_| ()));
+        refused(cpu.matmul_int8(a.view(), w.view(), out.view_mut()));
+        assert_eq!(out[[0, 0]], 42, "{name}: written although refused");
+        let mut out = Array2::from_elem((1, 1), 42f32);
+        let (fa, fw) = (f32::tag(fa.view()), f32::tag(fw.view()));
+        refused(cpu.matmul_quantized(fa, fw, f32::tag_mut(out.view_mut())));
+        assert_eq!(out[[0, 0]], 42.0, "{name}: written although refused");
+    }
+    // With zero points the limit is lower.
+    let w = Array2::<i8>::zeros((MAX_K_ZERO_POINT + 1, 1));
+    let a = Array2::<i8>::zeros((1, MAX_K_ZERO_POINT + 1));
+    let weights = Cpu::new().pack(Weights::Int8(w.view())).unwrap();
+    let epilogue = Epilogue {
+        row_zero_points: Some(&[0]),
+        ..Epilogue::default()
+    };
+    let refused = Gemm::new(Lhs::Int8(a.view()), &weights, epilogue).unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            Error::KTooLong {
+                limit: MAX_K_ZERO_POINT,
+                ..
+            }
+        ),
+        "{refused}"
+    );
+}
+
+/// Blocking along K and N: longer than any cache block, few rows and many.
+#[test]
+fn long_and_wide_products() {
+    let mut failures = Vec::new();
+    for (m, n, k) in [
+        (1, 1030, 3001),
+        (3, 70, 20_000),
+        (67, 259, 1025),
+        (300, 33, 2049),
+    ] {
+        let mut case = Case::plain(m, n, k, Data::Full);
+        failures.extend(check_everywhere(&case).err());
+        case.output = DType::BF16;
+        case.lhs = LhsKind::Float(DType::BF16, ActivationQuant::PerToken);
+        case.weights = Some(DType::F32);
+        case.bias = Some(DType::F32);
+        failures.extend(check_everywhere(&case).err());
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// Outputs that do not fit and weights packed elsewhere are refused, and nothing is written.
+#[test]
+fn what_does_not_fit_is_refused_and_nothing_is_written() {
+    let a = Array2::from_elem((2, 4), 1i8);
+    let w = Array2::from_elem((4, 3), 1i8);
+    for (name, cpu) in backends() {
+        let weights = cpu.pack(Weights::Int8(w.view())).unwrap();
+        let gemm = Gemm::new(Lhs::Int8(a.view()), &weights, Epilogue::default()).unwrap();
+        for shape in [(3, 2), (2, 4), (1, 3), (0, 0)] {
+            let mut out = Array2::from_elem(shape, 42i32);
+            assert!(
+                cpu.gemm(&gemm, OutputMut::I32(out.view_mut())).is_err(),
+                "{name}"
+            );
+            assert!(
+                cpu.matmul_int8(a.view(), w.view(), out.view_mut()).is_err(),
+                "{name}"
+            );
+            assert!(out.iter().all(|x| *x == 42), "{name}");
+        }
+        let mut transposed = Array2::from_elem((3, 2), 42i32);
+        let out = OutputMut::I32(transposed.view_mut().reversed_axes());
+        assert!(cpu.gemm(&gemm, out).is_err(), "{name}");
+        let out = transposed.view_mut().reversed_axes();
+        assert!(cpu.matmul_int8(a.view(), w.view(), out).is_err(), "{name}");
+        assert!(transposed.iter().all(|x| *x == 42), "{name}");
+        assert!(cpu
+            .matmul_int8(w.view(), w.view(), Array2::zeros((4, 3)).view_mut())
+            .is_err());
+        for (other_name, other) in backends() {
+            let foreign = other.pack(Weights::Int8(w.view())).unwrap();
+            if foreign.layout() == weights.layout() {
+                continue;
+            }
+            let gemm = Gemm::new(Lhs::Int8(a.view()), &foreign, Epilogue::default()).unwrap();
+            let mut out = Array2::from_elem((2, 3), 42i32);
+            let refused = cpu.gemm(&gemm, OutputMut::I32(out.view_mut())).unwrap_err();
+            assert!(
+                matches!(refused, Error::PackedElsewhere { .. }),
+                "{name}, {other_name}"
+            );
+            assert!(out.iter().all(|x| *x == 42), "{name}");
+        }
+    }
+}
+
+/// Packed weights know their integers' column sums and take scales afterwards.
+#[test]
+fn packed_weights_carry_sums_and_scales() {
+    let w = Random(3).int8(70, 37, Data::Full);
+    let sums: Array1<i32> = w.mapv(i32::from).sum_axis(Axis(0));
+    let a = Random(4).int8(5, 70, Data::Full);
+    let scales: Vec<f32> = (0..37).map(|j| 0.01 + j as f32 * 1e-3).collect();
+    let epilogue = |scales| Epilogue {
+        col_scales: scales,
+        ..Epilogue::default()
+    };
+    let want = |scales| {
+        let (lhs, weights) = (Lhs::Int8(a.view()), Weights::Int8(w.view()));
+        reference::gemm(&lhs, &weights, &epilogue(scales), DType::F32)
+    };
+    for (name, cpu) in backends() {
+        let packed = cpu.pack(Weights::Int8(w.view())).unwrap();
+        assert_eq!((packed.k(), packed.n(), packed.scales()), (70, 37, None));
+        assert_eq!(packed.col_sums(), sums.as_slice().unwrap(), "{name}");
+        for (given, as_epilogue) in [
+            (&scales[..], Scales::PerVector(&scales)),
+            (&[0.25][..], Scales::PerTensor(0.25)),
+        ] {
+            let weights = packed.clone().with_scales(given).unwrap();
+            let gemm = Gemm::new(Lhs::Int8(a.view()), &weights, Epilogue::default()).unwrap();
+            let got = product!((5, 37), DType::F32, |out| cpu.gemm(&gemm, out)).unwrap();
+            same(name, &got, &want(as_epilogue)).unwrap();
+        }
+        assert!(packed.with_scales(&[1.0; 2]).is_err());
+    }
+}
