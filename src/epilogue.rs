@@ -184,28 +184,26 @@ impl Resolved<'_> {
         let n = acc.len();
         let out = &mut out[..n];
         self.correct(col0, zero_point, acc);
-        for (o, a) in out.iter_mut().zip(&*acc) {
-            *o = *a as f32 * scale;
-        }
+        let sums = out.iter_mut().zip(&*acc);
         match (self.col_scales, self.bias) {
             (Scales::PerVector(s), None) => {
                 let s = &s[col0..col0 + n];
-                out.iter_mut().zip(s).for_each(|(o, s)| *o *= s);
+                sums.zip(s)
+                    .for_each(|((o, a), s)| *o = (*a as f32 * scale) * s);
             }
             (Scales::PerVector(s), Some(b)) => {
                 let (s, b) = (&s[col0..col0 + n], &b[col0..col0 + n]);
-                out.iter_mut()
-                    .zip(s.iter().zip(b))
-                    .for_each(|(o, (s, b))| *o = o.mul_add(*s, *b));
+                let columns = s.iter().zip(b);
+                sums.zip(columns)
+                    .for_each(|((o, a), (s, b))| *o = (*a as f32 * scale).mul_add(*s, *b));
             }
-            (Scales::PerTensor(s), None) => out.iter_mut().for_each(|o| *o *= s),
-            (Scales::None, None) => {}
+            (Scales::PerTensor(s), None) => sums.for_each(|(o, a)| *o = (*a as f32 * scale) * s),
+            (Scales::None, None) => sums.for_each(|(o, a)| *o = *a as f32 * scale),
             (one, Some(b)) => {
                 let s = one.at(0);
                 let b = &b[col0..col0 + n];
-                out.iter_mut()
-                    .zip(b)
-                    .for_each(|(o, b)| *o = o.mul_add(s, *b));
+                sums.zip(b)
+                    .for_each(|((o, a), b)| *o = (*a as f32 * scale).mul_add(s, *b));
             }
         }
         self.activation.apply_row(out);

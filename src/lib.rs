@@ -6,8 +6,11 @@ pub mod element;
 pub mod epilogue;
 pub mod error;
 pub mod gemm;
+pub mod npy;
 pub mod numerics;
 pub mod ops;
+pub mod quant;
+pub mod reference;
 pub mod rounding;
 
 pub use activation::Activation;

@@ -30,6 +30,18 @@ impl Rounding {
             }
         }
     }
+
+    /// Quantises `x` in an asymmetric slice: `clip(round(x * multiplier) + zero_point, -128, 127)`; NaN gives 0.
+    #[inline(always)]
+    pub fn quantize_asymmetric(self, x: f32, multiplier: f32, zero_point: i32, index: u64) -> i8 {
+        match self {
+            Rounding::NearestEven => numerics::quantize_asymmetric(x, multiplier, zero_point),
+            Rounding::Stochastic { seed } => {
+                let rounded = (x * multiplier + uniform(seed, index)).floor();
+                numerics::quantize_asymmetric(rounded, 1.0, zero_point)
+            }
+        }
+    }
 }
 
 /// The number in [0, 1), a multiple of 2^-24, that belongs to an element.

@@ -71,14 +71,17 @@ pub(crate) fn gemm<L: Leaf, O: Output>(
     let max_rows = block_rows::<L>(k);
     // Enough rows for every worker to have two panels of its own: split rows.
     if m > max_rows || (workers > 1 && m >= 2 * L::MR * workers) {
-        // Four tasks a worker where there are rows for it: the last one to finish is waited for.
-        let share = m.div_ceil(workers * 4).next_multiple_of(L::MR);
-        let rows = share.max(if m >= 8 * L::MR * workers {
-            4 * L::MR
+        // Four tasks a worker where there are rows for it (the last one to finish is waited for), and the same
+        // number for each.
+        let wanted = if m >= 8 * L::MR * workers {
+            4 * workers
         } else {
-            m.div_ceil(workers)
-        });
-        let rows = rows.min(max_rows);
+            workers
+        };
+        let tasks = m
+            .div_ceil(max_rows)
+            .max(if workers > 1 { wanted } else { 1 });
+        let rows = m.div_ceil(tasks.next_multiple_of(workers));
         threads.run(workers, m.div_ceil(rows), |task| {
             let row0 = task * rows;
             let rows = rows.min(m - row0);

@@ -116,6 +116,9 @@ impl LhsBlock {
             #[inline(always)]
             || {
                 for i in 0..m {
+                    if i + 1 < m {
+                        prefetch_row(lhs, source + i + 1);
+                    }
                     let bytes = &mut staging.bytes[i * stride..][..stride];
                     bytes[k..].fill(0);
                     let bytes = &mut bytes[..k];
@@ -148,6 +151,35 @@ impl LhsBlock {
                 }
             },
         );
+    }
+}
+
+/// Asks for the next row while this one is worked on: rows lie in pages of their own, where the hardware's
+/// prefetcher starts anew.
+#[inline(always)]
+fn prefetch_row(lhs: &Lhs<'_>, row: usize) {
+    #[inline(always)]
+    fn of<T>(view: &ArrayView2<'_, T>, row: usize) {
+        if let Some(slice) = view.row(row).to_slice() {
+            for line in slice.chunks(64 / size_of::<T>()) {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: a hint on the address of a live element; SSE is part of the architecture.
+                unsafe {
+                    use core::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+                    _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+                }
+                #[cfg(not(target_arch = "x86_64"))]
+                let _ = line;
+            }
+        }
+    }
+    match lhs {
+        Lhs::Int8(view) => of(view, row),
+        Lhs::Float { data, .. } => match data {
+            FloatView::F32(view) => of(view, row),
+            FloatView::F16(view) => of(view, row),
+            FloatView::BF16(view) => of(view, row),
+        },
     }
 }
 

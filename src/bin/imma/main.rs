@@ -1,1 +1,78 @@
-fn main() {}
+//! `imma`: int8 matrix products of `.npy` files, quantising, measuring.
+
+mod bench;
+mod device;
+mod info;
+mod matmul;
+mod quantize;
+mod timing;
+
+use clap::{Parser, Subcommand};
+use std::fmt;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// int8 matrix multiplication: quantise, multiply with exact int32 sums, dequantise in the same pass.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Multiply two .npy matrices: int8 gives the exact int32 product, floats are quantised on the way.
+    Matmul(matmul::Args),
+    /// Quantise a .npy tensor to int8 with scales, written as .npz.
+    Quantize(quantize::Args),
+    /// Measure products of random data.
+    Bench(bench::Args),
+    /// Show the CPU's features, the kernels and the one chosen.
+    Info(info::Args),
+}
+
+/// What stopped a command: one sentence for the user.
+pub struct Failure(String);
+
+impl Failure {
+    pub fn new(sentence: impl Into<String>) -> Self {
+        Failure(sentence.into())
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(e: E) -> Self {
+        Failure(e.to_string())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Prints a line; a reader that has gone away ends the program quietly, as it ends other tools.
+pub fn line(text: impl fmt::Display) {
+    if writeln!(std::io::stdout(), "{text}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Matmul(args) => matmul::run(args),
+        Command::Quantize(args) => quantize::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Info(args) => info::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nothing can be done where even stderr is closed.
+            let _ = writeln!(std::io::stderr(), "imma: {failure}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! `imma quantize`.
+
+use crate::{line, Failure};
+use imma::npy::{self, NpyArray};
+use imma::quant::{Calibration, Granularity, Quantizer};
+use imma::{Element, Rounding};
+use indicatif::{ProgressBar, ProgressStyle};
+use ndarray::{ArrayD, ArrayView, Dimension};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The tensor: float16 or float32, one dimension or more.
+    x: PathBuf,
+    /// Where `data` (int8), `scales` (float32) and, when asymmetric, `zero_points` (int32) go.
+    #[arg(short, long)]
+    output: PathBuf,
+    /// per-tensor, per-token, per-channel, per-group:SIZE or per-group:SIZE:AXIS.
+    #[arg(long, default_value = "per-token")]
+    granularity: Named<Granularity>,
+    /// absmax, constant:BOUND, percentile:P, mean-absolute:FACTOR or mse:STEPS.
+    #[arg(long, default_value = "absmax")]
+    calibration: Named<Calibration>,
+    /// A zero point and a minimum and maximum of its own for each slice.
+    #[arg(long)]
+    asymmetric: bool,
+    /// Round stochastically, with this seed.
+    #[arg(long)]
+    stochastic: Option<u64>,
+}
+
+/// A value spelled `name` or `name:parameter`.
+#[derive(Clone, Copy)]
+struct Named<T>(T);
+
+fn parameter<T: FromStr>(text: Option<&str>, of: &str) -> Result<T, String> {
+    let text = text.ok_or_else(|| format!("found '{of}' alone, expected '{of}:VALUE'"))?;
+    text.parse().map_err(|_| format!("found '{text}' after '{of}:', expected a number"))
+}
+
+impl FromStr for Named<Granularity> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.split(':');
+        let name = parts.next().unwrap_or_default();
+        let (first, second) = (parts.next(), parts.next());
+        let granularity = match (name, first, second) {
+            ("per-tensor", None, _) => Granularity::PerTensor,
+            ("per-token", None, _) => Granularity::PerToken,
+            ("per-channel", None, _) => Granularity::PerChannel,
+            ("per-group", size, None) => Granularity::PerGroup {
+                size: parameter(size, name)?,
+            },
+            ("per-group", size, axis) => Granularity::PerGroupAlong {
+                size: parameter(size, name)?,
+                axis: parameter(axis, name)?,
+            },
+            _ => return Err(format!("found '{text}', expected per-tensor, per-token, per-channel or per-group:SIZE")),
+        };
+        Ok(Named(granularity))
+    }
+}
+
+impl FromStr for Named<Calibration> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = match text.split_once(':') {
+            Some((name, value)) => (name, Some(value)),
+            None => (text, None),
+        };
+        let calibration = match (name, value) {
+            ("absmax", None) => Calibration::AbsMax,
+            ("constant", value) => Calibration::Constant(parameter(value, name)?),
+            ("percentile", value) => Calibration::Percentile(parameter(value, name)?),
+            ("mean-absolute", value) => Calibration::MeanAbsolute {
+                factor: parameter(value, name)?,
+            },
+            ("mse", None) => Calibration::MeanSquaredError { steps: 100 },
+            ("mse", value) => Calibration::MeanSquaredError {
+                steps: parameter(value, name)?,
+            },
+            _ => {
+                return Err(format!(
+                    "found '{text}', expected absmax, constant:BOUND, percentile:P, mean-absolute:FACTOR or mse:STEPS"
+                ))
+            }
+        };
+        Ok(Named(calibration))
+    }
+}
+
+pub fn run(args: Args) -> Result<(), Failure> {
+    let quantizer = Quantizer::builder()
+        .granularity(args.granularity.0)
+        .calibration(args.calibration.0)
+        .asymmetric(args.asymmetric)
+        .rounding(match args.stochastic {
+            Some(seed) => Rounding::Stochastic { seed },
+            None => Rounding::NearestEven,
+        })
+        .build()?;
+    match npy::read(&args.x)? {
+        NpyArray::F16(x) => quantize(&args, &quantizer, x.view()),
+        NpyArray::F32(x) => quantize(&args, &quantizer, x.view()),
+        other => Err(Failure::new(format!(
+            "{}: found {}, expected float16 or float32",
+            args.x.display(),
+            other.dtype()
+        ))),
+    }
+}
+
+fn quantize<T: Element, D: Dimension>(
+    args: &Args,
+    quantizer: &Quantizer,
+    x: ArrayView<'_, T, D>,
+) -> Result<(), Failure> {
+    // Searches and sorts over large tensors take a while; drawn on a terminal only.
+    let spinner = ProgressBar::new_spinner().with_style(ProgressStyle::default_spinner());
+    spinner.set_message(format!("quantising {} elements", x.len()));
+    spinner.enable_steady_tick(Duration::from_millis(200));
+    let quantized = quantizer.quantize(x.view());
+    spinner.finish_and_clear();
+    let quantized = quantized.map_err(|e| Failure::new(format!("{}: {e}", args.x.display())))?;
+    let shape = quantized.scales_shape();
+    let shaped = |what: &str| Failure::new(format!("{what} do not have shape {shape:?}"));
+    let scales = ArrayD::from_shape_vec(shape.clone(), quantized.scales().to_vec()).map_err(|_| shaped("scales"))?;
+    let zero_points = match quantized.zero_points() {
+        None => None,
+        Some(z) => Some(ArrayD::from_shape_vec(shape.clone(), z.to_vec()).map_err(|_| shaped("zero points"))?),
+    };
+    npy::write_npz(&args.output, |npz| {
+        npz.add_array("data", quantized.data())?;
+        npz.add_array("scales", &scales)?;
+        match &zero_points {
+            None => Ok(()),
+            Some(z) => npz.add_array("zero_points", z),
+        }
+    })?;
+    line(format!(
+        "{:?} {} -> int8, scales {shape:?} -> {}",
+        x.shape(),
+        T::DTYPE,
+        args.output.display()
+    ));
+    line(format!("error against the floats: {}", quantized.error(x)?));
+    Ok(())
+}
