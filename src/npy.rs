@@ -106,9 +106,8 @@ pub fn read(path: impl AsRef<Path>) -> Result<NpyArray, NpyError> {
         return Err(NpyError::new(path, "a folder", "a .npy file"));
     }
     let mut reader = BufReader::new(file);
-    let (header, offset) = read_header(&mut reader, meta.len()).map_err(|found| {
-        NpyError::new(path, found, "a .npy file of version 1, 2 or 3")
-    })?;
+    let (header, offset) = read_header(&mut reader, meta.len())
+        .map_err(|found| NpyError::new(path, found, "a .npy file of version 1, 2 or 3"))?;
     let size = match header.descr.as_str() {
         "|i1" | "<i1" | "i1" => 1,
         "<f2" => 2,
@@ -121,28 +120,55 @@ pub fn read(path: impl AsRef<Path>) -> Result<NpyArray, NpyError> {
             ))
         }
     };
-    let bytes = header.shape.iter().try_fold(size as u64, |n, d| n.checked_mul(*d as u64));
+    let bytes = header
+        .shape
+        .iter()
+        .try_fold(size as u64, |n, d| n.checked_mul(*d as u64));
     let held = meta.len() - offset;
     let bytes = match bytes {
         Some(bytes) if bytes == held => bytes as usize,
         wanted => {
-            let wanted = wanted.map_or("more bytes than can be addressed".into(), |b| format!("{b} bytes"));
+            let wanted = wanted.map_or("more bytes than can be addressed".into(), |b| {
+                format!("{b} bytes")
+            });
             return Err(NpyError::new(
                 path,
                 format!("{held} bytes of data"),
-                format!("{wanted} for shape {:?} of {}", header.shape, dtype_name(&header.descr)),
+                format!(
+                    "{wanted} for shape {:?} of {}",
+                    header.shape,
+                    dtype_name(&header.descr)
+                ),
             ));
         }
     };
     let mut data = Vec::with_capacity(bytes);
     reader.read_to_end(&mut data).map_err(unreadable)?;
     if data.len() != bytes {
-        return Err(NpyError::new(path, format!("{} bytes of data", data.len()), format!("{bytes} bytes")));
+        return Err(NpyError::new(
+            path,
+            format!("{} bytes of data", data.len()),
+            format!("{bytes} bytes"),
+        ));
     }
     Ok(match size {
         1 => NpyArray::I8(shaped(&header, data.iter().map(|b| *b as i8).collect())),
-        2 => NpyArray::F16(shaped(&header, data.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b)).collect())),
-        _ => NpyArray::F32(shaped(&header, data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect())),
+        2 => NpyArray::F16(shaped(
+            &header,
+            data.as_chunks()
+                .0
+                .iter()
+                .map(|b| f16::from_le_bytes(*b))
+                .collect(),
+        )),
+        _ => NpyArray::F32(shaped(
+            &header,
+            data.as_chunks()
+                .0
+                .iter()
+                .map(|b| f32::from_le_bytes(*b))
+                .collect(),
+        )),
     })
 }
 
@@ -154,7 +180,9 @@ fn shaped<T>(header: &Header, data: Vec<T>) -> ArrayD<T> {
 /// The header and the offset of the data; what was found instead as a sentence's object.
 fn read_header(reader: &mut impl Read, file_len: u64) -> Result<(Header, u64), String> {
     let mut start = [0u8; 8];
-    reader.read_exact(&mut start).map_err(|_| format!("{file_len} bytes, too few for a header"))?;
+    reader
+        .read_exact(&mut start)
+        .map_err(|_| format!("{file_len} bytes, too few for a header"))?;
     if &start[..6] != b"\x93NUMPY" {
         return Err("a file that does not start as a .npy file does".into());
     }
@@ -178,7 +206,12 @@ fn read_header(reader: &mut impl Read, file_len: u64) -> Result<(Header, u64), S
     let mut text = vec![0u8; len as usize];
     reader.read_exact(&mut text).map_err(short)?;
     let text = String::from_utf8(text).map_err(|_| "a header that is not text".to_string())?;
-    let header = parse_header(&text).ok_or_else(|| format!("the header {:?}", text.trim().chars().take(80).collect::<String>()))?;
+    let header = parse_header(&text).ok_or_else(|| {
+        format!(
+            "the header {:?}",
+            text.trim().chars().take(80).collect::<String>()
+        )
+    })?;
     Ok((header, offset + len))
 }
 
@@ -186,7 +219,9 @@ fn read_header(reader: &mut impl Read, file_len: u64) -> Result<(Header, u64), S
 fn parse_header(text: &str) -> Option<Header> {
     let value = |key: &str| {
         let quoted = [format!("'{key}'"), format!("\"{key}\"")];
-        let at = quoted.iter().find_map(|q| text.find(q.as_str()).map(|i| i + q.len()))?;
+        let at = quoted
+            .iter()
+            .find_map(|q| text.find(q.as_str()).map(|i| i + q.len()))?;
         Some(text[at..].trim_start().strip_prefix(':')?.trim_start())
     };
     let descr = value("descr")?;
@@ -211,7 +246,11 @@ fn parse_header(text: &str) -> Option<Header> {
         .filter(|d| !d.is_empty())
         .map(|d| d.parse::<usize>().ok())
         .collect::<Option<Vec<_>>>()?;
-    Some(Header { descr, fortran, shape })
+    Some(Header {
+        descr,
+        fortran,
+        shape,
+    })
 }
 
 /// numpy's name of a description, for messages.
@@ -267,7 +306,10 @@ fn to_bytes<T: NpyElement>(array: ArrayViewD<'_, T>) -> Vec<u8> {
 ///
 /// # Errors
 /// When the folder cannot be written; then neither the file nor a part of it is there, and an old one is unchanged.
-pub fn write<T: NpyElement>(path: impl AsRef<Path>, array: ArrayViewD<'_, T>) -> Result<(), NpyError> {
+pub fn write<T: NpyElement>(
+    path: impl AsRef<Path>,
+    array: ArrayViewD<'_, T>,
+) -> Result<(), NpyError> {
     write_atomically(path.as_ref(), |out| out.write_all(&to_bytes(array)))
 }
 
@@ -277,7 +319,9 @@ pub fn write<T: NpyElement>(path: impl AsRef<Path>, array: ArrayViewD<'_, T>) ->
 /// As [`write`].
 pub fn write_npz(
     path: impl AsRef<Path>,
-    fill: impl FnOnce(&mut ndarray_npy::NpzWriter<io::Cursor<Vec<u8>>>) -> Result<(), ndarray_npy::WriteNpzError>,
+    fill: impl FnOnce(
+        &mut ndarray_npy::NpzWriter<io::Cursor<Vec<u8>>>,
+    ) -> Result<(), ndarray_npy::WriteNpzError>,
 ) -> Result<(), NpyError> {
     write_atomically(path.as_ref(), |out| {
         // An archive is written with seeks; it is built in memory, as its members are.
@@ -296,7 +340,11 @@ fn write_atomically(
     let refuse = |e: io::Error| NpyError::new(path, describe(&e), "a path that can be written");
     let name = path.file_name().filter(|_| !path.is_dir());
     let Some(name) = name else {
-        return Err(NpyError::new(path, "a folder", "the path of a file to write"));
+        return Err(NpyError::new(
+            path,
+            "a folder",
+            "the path of a file to write",
+        ));
     };
     let mut beside = std::ffi::OsString::from(".");
     beside.push(name);
@@ -343,7 +391,10 @@ mod tests {
         // Another reader agrees, and the temporary file is gone.
         let a = arr2(&[[1i32, 2], [3, 4]]);
         write(&path, a.view().into_dyn()).unwrap();
-        assert_eq!(ndarray_npy::read_npy::<_, ndarray::Array2<i32>>(&path).unwrap(), a);
+        assert_eq!(
+            ndarray_npy::read_npy::<_, ndarray::Array2<i32>>(&path).unwrap(),
+            a
+        );
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
         std::fs::remove_dir_all(&dir).unwrap();
     }
@@ -353,7 +404,8 @@ mod tests {
         let dir = folder("hostile");
         let path = dir.join("h.npy");
         let file = |descr: &str, shape: &str, data: &[u8]| {
-            let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n");
+            let header =
+                format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n");
             let mut out = b"\x93NUMPY\x01\x00".to_vec();
             out.extend_from_slice(&(header.len() as u16).to_le_bytes());
             out.extend_from_slice(header.as_bytes());
@@ -364,12 +416,27 @@ mod tests {
             (b"".to_vec(), "0 bytes"),
             (b"not numpy at all".to_vec(), "does not start"),
             (b"\x93NUMPY\x01\x00\xff\xff{".to_vec(), "truncated header"),
-            (b"\x93NUMPY\x02\x00\xff\xff\xff\xff{".to_vec(), "truncated header"),
+            (
+                b"\x93NUMPY\x02\x00\xff\xff\xff\xff{".to_vec(),
+                "truncated header",
+            ),
             (b"\x93NUMPY\x09\x00\x00\x00".to_vec(), "format version 9"),
-            (file("<f4", "(2, 2)", &[0; 15]), "found 15 bytes of data, expected 16 bytes"),
-            (file("<f4", "(2, 2)", &[0; 17]), "found 17 bytes of data, expected 16 bytes"),
-            (file("<f4", "(99999999999, 99999999999)", &[]), "more bytes than can be addressed"),
-            (file("<f4", "(1000000000000,)", &[0; 4]), "found 4 bytes of data"),
+            (
+                file("<f4", "(2, 2)", &[0; 15]),
+                "found 15 bytes of data, expected 16 bytes",
+            ),
+            (
+                file("<f4", "(2, 2)", &[0; 17]),
+                "found 17 bytes of data, expected 16 bytes",
+            ),
+            (
+                file("<f4", "(99999999999, 99999999999)", &[]),
+                "more bytes than can be addressed",
+            ),
+            (
+                file("<f4", "(1000000000000,)", &[0; 4]),
+                "found 4 bytes of data",
+            ),
             (file("<f4", "(-1,)", &[]), "the header"),
             (file("<f8", "(1,)", &[0; 8]), "float64"),
             (file(">f4", "(1,)", &[0; 4]), "big-endian float32"),
@@ -377,7 +444,10 @@ mod tests {
         ] {
             std::fs::write(&path, &bytes).unwrap();
             let message = read(&path).unwrap_err().to_string();
-            assert!(message.contains(part) && message.contains("h.npy"), "{message}");
+            assert!(
+                message.contains(part) && message.contains("h.npy"),
+                "{message}"
+            );
             assert!(!message.contains('\n'), "{message}");
         }
         std::fs::remove_dir_all(&dir).unwrap();
@@ -390,7 +460,10 @@ mod tests {
         let a = arr2(&[[1f32, 2.0, 3.0], [4.0, 5.0, 6.0]]);
         let f = a.t().as_standard_layout().into_owned().reversed_axes();
         ndarray_npy::write_npy(&path, &f).unwrap();
-        assert!(std::fs::read(&path).unwrap().windows(4).any(|w| w == b"True"));
+        assert!(std::fs::read(&path)
+            .unwrap()
+            .windows(4)
+            .any(|w| w == b"True"));
         assert_eq!(read(&path).unwrap(), NpyArray::F32(a.into_dyn()));
         std::fs::remove_dir_all(&dir).unwrap();
     }
@@ -405,7 +478,10 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
         let missing = dir.join("no/such/folder/x.npy");
-        assert!(write(&missing, arr2(&[[1i8]]).view().into_dyn()).unwrap_err().to_string().contains("no such file"));
+        assert!(write(&missing, arr2(&[[1i8]]).view().into_dyn())
+            .unwrap_err()
+            .to_string()
+            .contains("no such file"));
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

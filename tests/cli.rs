@@ -37,11 +37,18 @@ impl Drop for Folder {
 }
 
 fn imma<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_imma")).args(args).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_imma"))
+        .args(args)
+        .output()
+        .unwrap()
 }
 
 fn ok(out: Output) -> String {
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     String::from_utf8(out.stdout).unwrap()
 }
 
@@ -62,7 +69,9 @@ fn matmul(dir: &Folder, a: &str, w: &str, more: &[&str]) -> Output {
 }
 
 fn bytes(rows: usize, cols: usize, seed: usize) -> Array2<i8> {
-    Array2::from_shape_fn((rows, cols), |(i, j)| ((i * 89 + j * 57 + seed) * 31 % 256) as u8 as i8)
+    Array2::from_shape_fn((rows, cols), |(i, j)| {
+        ((i * 89 + j * 57 + seed) * 31 % 256) as u8 as i8
+    })
 }
 
 fn read_i32(path: &Path) -> Array2<i32> {
@@ -80,8 +89,16 @@ fn int8_files_give_the_exact_product_in_either_order() {
     ndarray_npy::write_npy(dir.path("wf.npy"), &fortran).unwrap();
     let want = a.mapv(i32::from).dot(&w.mapv(i32::from));
     for w in ["w.npy", "wf.npy"] {
-        let said = ok(matmul(&dir, "a.npy", w, &["--reference", "--device", "cpu", "--threads", "2"]));
-        assert!(said.contains("[7, 19] x [19, 5] int8 -> int32") && said.contains("max 0"), "{said}");
+        let said = ok(matmul(
+            &dir,
+            "a.npy",
+            w,
+            &["--reference", "--device", "cpu", "--threads", "2"],
+        ));
+        assert!(
+            said.contains("[7, 19] x [19, 5] int8 -> int32") && said.contains("max 0"),
+            "{said}"
+        );
         assert_eq!(read_i32(&dir.path("out.npy")), want);
     }
     assert_eq!(dir.names(), ["a.npy", "out.npy", "w.npy", "wf.npy"]);
@@ -90,23 +107,43 @@ fn int8_files_give_the_exact_product_in_either_order() {
 #[test]
 fn float_files_give_the_library_s_bits() {
     let dir = Folder::new("float");
-    let (a, w) = (bytes(9, 33, 1).mapv(|x| f32::from(x) * 0.013), bytes(33, 6, 2).mapv(|x| f32::from(x) * 1.7));
+    let (a, w) = (
+        bytes(9, 33, 1).mapv(|x| f32::from(x) * 0.013),
+        bytes(33, 6, 2).mapv(|x| f32::from(x) * 1.7),
+    );
     npy::write(dir.path("a.npy"), a.view().into_dyn()).unwrap();
     npy::write(dir.path("w.npy"), w.view().into_dyn()).unwrap();
-    let said = ok(matmul(&dir, "a.npy", "w.npy", &["--reference", "--threads", "1"]));
-    assert!(said.contains("SNR") && said.contains("relative Frobenius"), "{said}");
+    let said = ok(matmul(
+        &dir,
+        "a.npy",
+        "w.npy",
+        &["--reference", "--threads", "1"],
+    ));
+    assert!(
+        said.contains("SNR") && said.contains("relative Frobenius"),
+        "{said}"
+    );
     let want = imma::q_matmul_int8(a.view(), w.view()).unwrap();
-    assert_eq!(npy::read(dir.path("out.npy")).unwrap(), NpyArray::F32(want.into_dyn()));
+    assert_eq!(
+        npy::read(dir.path("out.npy")).unwrap(),
+        NpyArray::F32(want.into_dyn())
+    );
 
     let (a, w) = (a.mapv(f16::from_f32), w.mapv(f16::from_f32));
     npy::write(dir.path("a.npy"), a.view().into_dyn()).unwrap();
     npy::write(dir.path("w.npy"), w.view().into_dyn()).unwrap();
     ok(matmul(&dir, "a.npy", "w.npy", &[]));
     let want = imma::q_matmul_int8(a.view(), w.view()).unwrap();
-    assert_eq!(npy::read(dir.path("out.npy")).unwrap(), NpyArray::F16(want.into_dyn()));
+    assert_eq!(
+        npy::read(dir.path("out.npy")).unwrap(),
+        NpyArray::F16(want.into_dyn())
+    );
     ok(matmul(&dir, "a.npy", "w.npy", &["--out-dtype", "f32"]));
     let want: Array2<f32> = imma::q_matmul_int8_as(a.view(), w.view()).unwrap();
-    assert_eq!(npy::read(dir.path("out.npy")).unwrap(), NpyArray::F32(want.into_dyn()));
+    assert_eq!(
+        npy::read(dir.path("out.npy")).unwrap(),
+        NpyArray::F32(want.into_dyn())
+    );
 }
 
 #[test]
@@ -124,11 +161,35 @@ fn wrong_input_is_refused_in_one_sentence_and_leaves_nothing() {
     std::fs::write(dir.path("empty.npy"), "").unwrap();
     let before = dir.names();
     for (a, w, parts) in [
-        ("none.npy", "w.npy", &["none.npy", "no such file", "expected"][..]),
-        ("a.npy", "w.npy", &["w.npy", "found shape [4, 5]", "expected 3 rows"]),
-        ("cube.npy", "w.npy", &["cube.npy", "[2, 3, 4]", "two dimensions"]),
-        ("a.npy", "i.npy", &["i.npy", "found int8", "expected float32"]),
-        ("f64.npy", "w.npy", &["f64.npy", "found elements of type float64", "expected int8, float16 or float32"]),
+        (
+            "none.npy",
+            "w.npy",
+            &["none.npy", "no such file", "expected"][..],
+        ),
+        (
+            "a.npy",
+            "w.npy",
+            &["w.npy", "found shape [4, 5]", "expected 3 rows"],
+        ),
+        (
+            "cube.npy",
+            "w.npy",
+            &["cube.npy", "[2, 3, 4]", "two dimensions"],
+        ),
+        (
+            "a.npy",
+            "i.npy",
+            &["i.npy", "found int8", "expected float32"],
+        ),
+        (
+            "f64.npy",
+            "w.npy",
+            &[
+                "f64.npy",
+                "found elements of type float64",
+                "expected int8, float16 or float32",
+            ],
+        ),
         ("short.npy", "w.npy", &["short.npy", "21 bytes", "24 bytes"]),
         ("text.npy", "w.npy", &["text.npy", "expected a .npy file"]),
         ("empty.npy", "w.npy", &["empty.npy", "found 0 bytes"]),
@@ -136,12 +197,22 @@ fn wrong_input_is_refused_in_one_sentence_and_leaves_nothing() {
     ] {
         refused(&matmul(&dir, a, w, &[]), parts);
     }
-    refused(&matmul(&dir, "i.npy", "i.npy", &["--out-dtype", "f32"]), &["--out-dtype", "int8"]);
-    refused(&matmul(&dir, "a.npy", "w.npy", &["--device", "cuda"]), &["cuda", "not available"]);
-    refused(&matmul(&dir, "a.npy", "w.npy", &["--threads", "0"]), &["threads", "found 0", "at least 1"].map(|p| {
-        if p == "found 0" { "is 0" } else { p }
-    }));
-    refused(&matmul(&dir, "a.npy", "w.npy", &["--leaf", "abacus"]), &["abacus", "portable"]);
+    refused(
+        &matmul(&dir, "i.npy", "i.npy", &["--out-dtype", "f32"]),
+        &["--out-dtype", "int8"],
+    );
+    refused(
+        &matmul(&dir, "a.npy", "w.npy", &["--device", "cuda"]),
+        &["cuda", "not available"],
+    );
+    refused(
+        &matmul(&dir, "a.npy", "w.npy", &["--threads", "0"]),
+        &["threads", "found 0", "at least 1"].map(|p| if p == "found 0" { "is 0" } else { p }),
+    );
+    refused(
+        &matmul(&dir, "a.npy", "w.npy", &["--leaf", "abacus"]),
+        &["abacus", "portable"],
+    );
     assert_eq!(dir.names(), before);
 }
 
@@ -152,10 +223,16 @@ fn an_unwritable_output_leaves_what_was_there() {
     let a = dir.path("a.npy");
     let a = a.to_str().unwrap();
     let missing = dir.path("no/such/out.npy");
-    refused(&imma(&["matmul", a, a, "-o", missing.to_str().unwrap()]), &["out.npy", "no such file", "expected a path"]);
+    refused(
+        &imma(&["matmul", a, a, "-o", missing.to_str().unwrap()]),
+        &["out.npy", "no such file", "expected a path"],
+    );
     std::fs::create_dir(dir.path("folder")).unwrap();
     let folder = dir.path("folder");
-    refused(&imma(&["matmul", a, a, "-o", folder.to_str().unwrap()]), &["folder", "found a folder"]);
+    refused(
+        &imma(&["matmul", a, a, "-o", folder.to_str().unwrap()]),
+        &["folder", "found a folder"],
+    );
     assert_eq!(dir.names(), ["a.npy", "folder"]);
 }
 
@@ -166,50 +243,105 @@ fn quantize_writes_integers_scales_and_zero_points() {
     npy::write(dir.path("x.npy"), x.view().into_dyn()).unwrap();
     let run = |more: &[&str]| {
         let (x, q) = (dir.path("x.npy"), dir.path("q.npz"));
-        imma(&[&["quantize", x.to_str().unwrap(), "-o", q.to_str().unwrap()], more].concat())
+        imma(
+            &[
+                &["quantize", x.to_str().unwrap(), "-o", q.to_str().unwrap()],
+                more,
+            ]
+            .concat(),
+        )
     };
-    let open = || ndarray_npy::NpzReader::new(std::fs::File::open(dir.path("q.npz")).unwrap()).unwrap();
+    let open =
+        || ndarray_npy::NpzReader::new(std::fs::File::open(dir.path("q.npz")).unwrap()).unwrap();
     let said = ok(run(&["--granularity", "per-channel"]));
     assert!(said.contains("[1, 10]") && said.contains("SNR"), "{said}");
-    let (data, scales): (Array2<i8>, Array2<f32>) =
-        (open().by_name("data").unwrap(), open().by_name("scales").unwrap());
+    let (data, scales): (Array2<i8>, Array2<f32>) = (
+        open().by_name("data").unwrap(),
+        open().by_name("scales").unwrap(),
+    );
     for ((i, j), q) in data.indexed_iter() {
         let error = (f32::from(*q) * scales[[0, j]] - x[[i, j]]).abs();
         assert!(error <= scales[[0, j]] * 0.5001);
     }
-    ok(run(&["--asymmetric", "--calibration", "percentile:99", "--granularity", "per-group:4"]));
+    ok(run(&[
+        "--asymmetric",
+        "--calibration",
+        "percentile:99",
+        "--granularity",
+        "per-group:4",
+    ]));
     let zero_points: Array2<i32> = open().by_name("zero_points").unwrap();
     assert_eq!(zero_points.dim(), (6, 3));
     for calibration in ["constant:20", "mean-absolute:2.5", "mse:20", "mse"] {
         ok(run(&["--calibration", calibration]));
     }
-    let first = { ok(run(&["--stochastic", "7"])); std::fs::read(dir.path("q.npz")).unwrap() };
+    let first = {
+        ok(run(&["--stochastic", "7"]));
+        std::fs::read(dir.path("q.npz")).unwrap()
+    };
     ok(run(&["--stochastic", "7"]));
     assert_eq!(first, std::fs::read(dir.path("q.npz")).unwrap());
 
-    refused(&run(&["--calibration", "percentile:0"]), &["percentile", "0"]);
+    refused(
+        &run(&["--calibration", "percentile:0"]),
+        &["percentile", "0"],
+    );
     npy::write(dir.path("x.npy"), bytes(2, 2, 0).view().into_dyn()).unwrap();
-    refused(&run(&[]), &["x.npy", "found int8", "expected float16 or float32"]);
+    refused(
+        &run(&[]),
+        &["x.npy", "found int8", "expected float16 or float32"],
+    );
 }
 
 #[test]
 fn bench_prints_one_json_object_a_line() {
     let said = ok(imma(&[
-        "bench", "gemm", "--shapes", "3x64x33,16x32x16", "--op", "gemm,matmul,linear,q_matmul", "--json", "--seconds", "0.02",
-        "--threads", "1",
+        "bench",
+        "gemm",
+        "--shapes",
+        "3x64x33,16x32x16",
+        "--op",
+        "gemm,matmul,linear,q_matmul",
+        "--json",
+        "--seconds",
+        "0.02",
+        "--threads",
+        "1",
     ]));
-    let lines: Vec<serde_json::Value> = said.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let lines: Vec<serde_json::Value> = said
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
     assert_eq!(lines.len(), 8);
     for line in &lines {
-        for key in ["device", "kernel", "op", "m", "n", "k", "threads", "median_s", "tops"] {
+        for key in [
+            "device", "kernel", "op", "m", "n", "k", "threads", "median_s", "tops",
+        ] {
             assert!(line.get(key).is_some(), "{key} is missing: {line}");
         }
         assert_eq!(line["threads"], 1);
         assert!(line["median_s"].as_f64().unwrap() > 0.0);
     }
-    assert_eq!((&lines[0]["m"], &lines[0]["k"], &lines[0]["n"]), (&3.into(), &64.into(), &33.into()));
-    ok(imma(&["bench", "gemm", "--m", "2", "--n", "3", "--k", "4", "--seconds", "0.02"]));
-    refused(&imma(&["bench", "gemm", "--shapes", "3x4"]), &["3x4", "MxKxN"]);
+    assert_eq!(
+        (&lines[0]["m"], &lines[0]["k"], &lines[0]["n"]),
+        (&3.into(), &64.into(), &33.into())
+    );
+    ok(imma(&[
+        "bench",
+        "gemm",
+        "--m",
+        "2",
+        "--n",
+        "3",
+        "--k",
+        "4",
+        "--seconds",
+        "0.02",
+    ]));
+    refused(
+        &imma(&["bench", "gemm", "--shapes", "3x4"]),
+        &["3x4", "MxKxN"],
+    );
 }
 
 #[test]

@@ -266,7 +266,7 @@ proptest! {
         fn check<T: Element>(noise: &mut Noise, m: usize, k: usize, n: usize) {
             let (mut a, mut w) = (noise.floats::<T>(&[m, k]), noise.floats::<T>(&[k, n]));
             // Now and then a value that is not a number, or a row of zeros.
-            if a.len() > 1 && noise.next() % 4 == 0 {
+            if a.len() > 1 && noise.next().is_multiple_of(4) {
                 let at = noise.next() as usize % a.len();
                 *a.iter_mut().nth(at).unwrap() = T::from_f32([f32::NAN, f32::INFINITY][at % 2]);
                 w.index_axis_mut(Axis(0), 0).fill(T::default());
@@ -558,7 +558,8 @@ fn batches_and_vectors_through_int8_are_that_many_rows() {
 #[test]
 fn matmul_multiplies_with_what_it_is_given() {
     /// Notes what it is asked, and answers in float.
-    struct Spy(std::sync::Mutex<Vec<(Vec<usize>, Vec<usize>, DimensionNumbers)>>);
+    type Call = (Vec<usize>, Vec<usize>, DimensionNumbers);
+    struct Spy(std::sync::Mutex<Vec<Call>>);
     impl DotGeneral<f32> for Spy {
         fn dot_general(
             &self,

@@ -2,17 +2,25 @@
 //!
 //! `IMMA_TEST_LEAF` chooses another leaf.
 
-use imma::{Activation, Backend, Cpu, Epilogue, FloatSlice, FloatView, Gemm, Lhs, OutputMut, Weights};
+use imma::{
+    Activation, Backend, Cpu, Epilogue, FloatSlice, FloatView, Gemm, Lhs, OutputMut, Weights,
+};
 use ndarray::{s, Array2};
 
 fn cpu() -> Cpu {
     let leaf = std::env::var("IMMA_TEST_LEAF").unwrap_or_else(|_| "portable".into());
-    Cpu::new().with_leaf(&leaf).unwrap().with_threads(1).unwrap()
+    Cpu::new()
+        .with_leaf(&leaf)
+        .unwrap()
+        .with_threads(1)
+        .unwrap()
 }
 
 /// `value(i, j)` is any spread-out pattern that reaches both ends of int8.
 fn matrix(rows: usize, cols: usize, seed: usize) -> Array2<i8> {
-    Array2::from_shape_fn((rows, cols), |(i, j)| ((i * 89 + j * 57 + seed) * 31 % 256) as u8 as i8)
+    Array2::from_shape_fn((rows, cols), |(i, j)| {
+        ((i * 89 + j * 57 + seed) * 31 % 256) as u8 as i8
+    })
 }
 
 fn naive(a: &Array2<i8>, b: &Array2<i8>) -> Array2<i32> {
@@ -28,7 +36,16 @@ fn naive(a: &Array2<i8>, b: &Array2<i8>) -> Array2<i32> {
 #[test]
 fn ragged_products_are_exact_and_stay_in_bounds() {
     let cpu = cpu();
-    for (m, n, k) in [(1, 1, 1), (3, 9, 5), (5, 8, 4), (4, 17, 13), (9, 7, 2), (2, 3, 0), (0, 3, 2), (3, 0, 2)] {
+    for (m, n, k) in [
+        (1, 1, 1),
+        (3, 9, 5),
+        (5, 8, 4),
+        (4, 17, 13),
+        (9, 7, 2),
+        (2, 3, 0),
+        (0, 3, 2),
+        (3, 0, 2),
+    ] {
         let (a, b) = (matrix(m, k, 1), matrix(k, n, 2));
         let want = naive(&a, &b);
         let mut out = Array2::from_elem((m, n), -1);
@@ -49,7 +66,10 @@ fn ragged_products_are_exact_and_stay_in_bounds() {
 fn a_fused_epilogue_writes_every_element() {
     let cpu = cpu();
     let (m, n, k) = (5, 11, 7);
-    let (a, b) = (matrix(m, k, 3).mapv(f32::from), matrix(k, n, 4).mapv(f32::from));
+    let (a, b) = (
+        matrix(m, k, 3).mapv(f32::from),
+        matrix(k, n, 4).mapv(f32::from),
+    );
     let bias: Vec<f32> = (0..n).map(|j| j as f32 - 4.0).collect();
     let residual = matrix(m, n, 5).mapv(f32::from);
     let packed = cpu.pack(Weights::Float(FloatView::F32(b.view()))).unwrap();

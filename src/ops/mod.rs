@@ -24,6 +24,8 @@ mod float_gemm;
 mod linear;
 mod matmul;
 mod matmul_true_int8;
+#[cfg(test)]
+mod naive;
 mod q_matmul_int8;
 mod quant_int8;
 mod rows;

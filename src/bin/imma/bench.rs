@@ -74,13 +74,19 @@ impl Op {
 pub fn run(args: Args) -> Result<(), Failure> {
     let What::Gemm(args) = args.what;
     if !(args.seconds > 0.0 && args.seconds <= 3600.0) {
-        return Err(Failure::new(format!("--seconds is {}, expected 0 to 3600", args.seconds)));
+        return Err(Failure::new(format!(
+            "--seconds is {}, expected 0 to 3600",
+            args.seconds
+        )));
     }
     let backend = args.device.backend()?;
     let shapes = if args.shapes.is_empty() {
         vec![(args.m, args.k, args.n)]
     } else {
-        args.shapes.iter().map(|s| parse(s)).collect::<Result<_, _>>()?
+        args.shapes
+            .iter()
+            .map(|s| parse(s))
+            .collect::<Result<_, _>>()?
     };
     for (m, k, n) in shapes {
         for op in &args.op {
@@ -113,7 +119,9 @@ fn parse(shape: &str) -> Result<(usize, usize, usize), Failure> {
     let sides: Vec<_> = shape.split('x').map(|s| s.parse::<usize>().ok()).collect();
     match sides[..] {
         [Some(m), Some(k), Some(n)] => Ok((m, k, n)),
-        _ => Err(Failure::new(format!("--shapes has '{shape}', expected MxKxN such as 128x1024x4096"))),
+        _ => Err(Failure::new(format!(
+            "--shapes has '{shape}', expected MxKxN such as 128x1024x4096"
+        ))),
     }
 }
 
@@ -141,18 +149,26 @@ fn run_one(
             let packed = backend.pack(Weights::Int8(w.view()))?;
             let gemm = Gemm::new(Lhs::Int8(a.view()), &packed, Epilogue::default())?;
             let mut out = Array2::<i32>::zeros((m, n));
-            measure(seconds, || backend.gemm(&gemm, OutputMut::I32(out.view_mut())))?
+            measure(seconds, || {
+                backend.gemm(&gemm, OutputMut::I32(out.view_mut()))
+            })?
         }
         Op::Matmul => {
             let mut out = Array2::<i32>::zeros((m, n));
-            measure(seconds, || backend.matmul_int8(a.view(), w.view(), out.view_mut()))?
+            measure(seconds, || {
+                backend.matmul_int8(a.view(), w.view(), out.view_mut())
+            })?
         }
         Op::Linear | Op::QMatmul => {
-            let (a, w) = (a.mapv(|x| f32::from(x) * 0.37), w.mapv(|x| f32::from(x) * 0.011));
+            let (a, w) = (
+                a.mapv(|x| f32::from(x) * 0.37),
+                w.mapv(|x| f32::from(x) * 0.011),
+            );
             let (a, w) = (FloatView::F32(a.view()), FloatView::F32(w.view()));
             let mut out = Array2::<f32>::zeros((m, n));
             if let Op::QMatmul = op {
-                let run = || backend.matmul_quantized(a.view(), w.view(), OutputMut::F32(out.view_mut()));
+                let run =
+                    || backend.matmul_quantized(a.view(), w.view(), OutputMut::F32(out.view_mut()));
                 measure(seconds, run)?
             } else {
                 let packed = backend.pack(Weights::Float(w.view()))?;
@@ -161,7 +177,9 @@ fn run_one(
                     quant: Default::default(),
                 };
                 let gemm = Gemm::new(lhs, &packed, Epilogue::default())?;
-                measure(seconds, || backend.gemm(&gemm, OutputMut::F32(out.view_mut())))?
+                measure(seconds, || {
+                    backend.gemm(&gemm, OutputMut::F32(out.view_mut()))
+                })?
             }
         }
     };

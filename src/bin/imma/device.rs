@@ -30,7 +30,10 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     pub fn backend(&self) -> Result<Cpu, Failure> {
         if let Device::Cuda = self.device {
-            return Err(Failure::new(format!("device cuda is not available: {}", cuda_status())));
+            return Err(Failure::new(format!(
+                "device cuda is not available: {}",
+                cuda_status()
+            )));
         }
         let mut cpu = Cpu::new();
         if let Some(leaf) = &self.leaf {

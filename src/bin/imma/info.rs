@@ -31,8 +31,21 @@ fn features() -> Vec<&'static str> {
             [$(($name, std::arch::is_x86_feature_detected!($name))),*]
         };
     }
-    let all = present!("sse4.1", "avx2", "fma", "f16c", "avxvnni", "avx512f", "avx512bw", "avx512vl", "avx512vnni");
-    all.iter().filter(|(_, have)| *have).map(|(name, _)| *name).collect()
+    let all = present!(
+        "sse4.1",
+        "avx2",
+        "fma",
+        "f16c",
+        "avxvnni",
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512vnni"
+    );
+    all.iter()
+        .filter(|(_, have)| *have)
+        .map(|(name, _)| *name)
+        .collect()
 }
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -42,15 +42,29 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let float = match (&a, &w) {
         (NpyArray::I8(a), NpyArray::I8(w)) => {
             if args.out_dtype.is_some() {
-                return Err(Failure::new("--out-dtype was given with int8 operands, expected float operands"));
+                return Err(Failure::new(
+                    "--out-dtype was given with int8 operands, expected float operands",
+                ));
             }
             let (a, w) = (matrix(&args.a, a)?, matrix(&args.w, w)?);
             check(&args, a.dim(), w.dim())?;
             let start = Instant::now();
             let product = matmul_true_int8_on(&backend, a, w)?;
-            report(&args, &backend, "int8 -> int32", [a.nrows(), w.ncols(), a.ncols()], start);
+            report(
+                &args,
+                &backend,
+                "int8 -> int32",
+                [a.nrows(), w.ncols(), a.ncols()],
+                start,
+            );
             npy::write(&args.output, product.view().into_dyn())?;
-            args.reference.then(|| (a.mapv(f32::from), w.mapv(f32::from), product.into_dyn().mapv(|x| x as f32)))
+            args.reference.then(|| {
+                (
+                    a.mapv(f32::from),
+                    w.mapv(f32::from),
+                    product.into_dyn().mapv(|x| x as f32),
+                )
+            })
         }
         (NpyArray::F32(a), NpyArray::F32(w)) => float(&args, &backend, a, w)?,
         (NpyArray::F16(a), NpyArray::F16(w)) => float(&args, &backend, a, w)?,
@@ -69,7 +83,10 @@ pub fn run(args: Args) -> Result<(), Failure> {
         let want = a.dot(&w).into_dyn();
         let seconds = start.elapsed().as_secs_f64();
         let error = ErrorReport::between(want.view(), product.view())?;
-        line(format!("error against the float product ({:.3} ms): {error}", seconds * 1e3));
+        line(format!(
+            "error against the float product ({:.3} ms): {error}",
+            seconds * 1e3
+        ));
     }
     Ok(())
 }
@@ -103,7 +120,13 @@ fn typed<T: Element, O: Element + NpyElement>(
     let start = Instant::now();
     let product = q_matmul_int8_as_on::<T, O, _>(backend, a, w)?;
     let kind = format!("{} -> int8 -> {}", T::DTYPE, O::DTYPE);
-    report(args, backend, &kind, [a.nrows(), w.ncols(), a.ncols()], start);
+    report(
+        args,
+        backend,
+        &kind,
+        [a.nrows(), w.ncols(), a.ncols()],
+        start,
+    );
     npy::write(&args.output, product.view().into_dyn())?;
     Ok(product.mapv(Element::to_f32).into_dyn())
 }

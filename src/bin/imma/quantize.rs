@@ -37,7 +37,8 @@ struct Named<T>(T);
 
 fn parameter<T: FromStr>(text: Option<&str>, of: &str) -> Result<T, String> {
     let text = text.ok_or_else(|| format!("found '{of}' alone, expected '{of}:VALUE'"))?;
-    text.parse().map_err(|_| format!("found '{text}' after '{of}:', expected a number"))
+    text.parse()
+        .map_err(|_| format!("found '{text}' after '{of}:', expected a number"))
 }
 
 impl FromStr for Named<Granularity> {
@@ -47,19 +48,22 @@ impl FromStr for Named<Granularity> {
         let mut parts = text.split(':');
         let name = parts.next().unwrap_or_default();
         let (first, second) = (parts.next(), parts.next());
-        let granularity = match (name, first, second) {
-            ("per-tensor", None, _) => Granularity::PerTensor,
-            ("per-token", None, _) => Granularity::PerToken,
-            ("per-channel", None, _) => Granularity::PerChannel,
-            ("per-group", size, None) => Granularity::PerGroup {
-                size: parameter(size, name)?,
-            },
-            ("per-group", size, axis) => Granularity::PerGroupAlong {
-                size: parameter(size, name)?,
-                axis: parameter(axis, name)?,
-            },
-            _ => return Err(format!("found '{text}', expected per-tensor, per-token, per-channel or per-group:SIZE")),
-        };
+        let granularity =
+            match (name, first, second) {
+                ("per-tensor", None, _) => Granularity::PerTensor,
+                ("per-token", None, _) => Granularity::PerToken,
+                ("per-channel", None, _) => Granularity::PerChannel,
+                ("per-group", size, None) => Granularity::PerGroup {
+                    size: parameter(size, name)?,
+                },
+                ("per-group", size, axis) => Granularity::PerGroupAlong {
+                    size: parameter(size, name)?,
+                    axis: parameter(axis, name)?,
+                },
+                _ => return Err(format!(
+                    "found '{text}', expected per-tensor, per-token, per-channel or per-group:SIZE"
+                )),
+            };
         Ok(Named(granularity))
     }
 }
@@ -128,10 +132,13 @@ fn quantize<T: Element, D: Dimension>(
     let quantized = quantized.map_err(|e| Failure::new(format!("{}: {e}", args.x.display())))?;
     let shape = quantized.scales_shape();
     let shaped = |what: &str| Failure::new(format!("{what} do not have shape {shape:?}"));
-    let scales = ArrayD::from_shape_vec(shape.clone(), quantized.scales().to_vec()).map_err(|_| shaped("scales"))?;
+    let scales = ArrayD::from_shape_vec(shape.clone(), quantized.scales().to_vec())
+        .map_err(|_| shaped("scales"))?;
     let zero_points = match quantized.zero_points() {
         None => None,
-        Some(z) => Some(ArrayD::from_shape_vec(shape.clone(), z.to_vec()).map_err(|_| shaped("zero points"))?),
+        Some(z) => Some(
+            ArrayD::from_shape_vec(shape.clone(), z.to_vec()).map_err(|_| shaped("zero points"))?,
+        ),
     };
     npy::write_npz(&args.output, |npz| {
         npz.add_array("data", quantized.data())?;
