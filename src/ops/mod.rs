@@ -1,9 +1,15 @@
 //! The operations: the functions that callers use.
 //!
 //! ```text
-//!   quant_int8          float -> int8                     broadcast   numpy.matmul's shape rules
-//!   matmul_true_int8    int8 x int8 -> int32, exact       rows        many axes seen as one
+//!   quant_int8          float -> int8
+//!   matmul_true_int8    int8 x int8 -> int32, exact
 //!   q_matmul_int8       float x float -> float through int8
+//!   linear              the same with weights packed once, bias, activation function
+//!   matmul              float x float -> float by numpy's rules, over any dot_general
+//!
+//!   broadcast           numpy.matmul's shape rules      dimension_numbers   lax.dot_general's shape rules
+//!   dot_general         the trait and its gradients     float_dot_general   its float implementation
+//!   rows                many axes seen as one           float_gemm          the call into the gemm crate
 //! ```
 //!
 //! They know backends only through [`Backend`](crate::Backend): the short forms use the [`default_backend`], the
@@ -11,13 +17,26 @@
 
 mod broadcast;
 mod default_backend;
+mod dimension_numbers;
+mod dot_general;
+mod float_dot_general;
+mod float_gemm;
+mod linear;
+mod matmul;
 mod matmul_true_int8;
+#[cfg(test)]
+mod naive;
 mod q_matmul_int8;
 mod quant_int8;
 mod rows;
 
 pub use broadcast::MatmulShape;
 pub use default_backend::default_backend;
+pub use dimension_numbers::{DimensionNumbers, GradientDims};
+pub use dot_general::{DotGeneral, Precision, Pullback};
+pub use float_dot_general::FloatDotGeneral;
+pub use linear::Int8Linear;
+pub use matmul::{matmul, matmul_float};
 pub use matmul_true_int8::{matmul_true_int8, matmul_true_int8_on};
 pub use q_matmul_int8::{q_matmul_int8, q_matmul_int8_as, q_matmul_int8_as_on, q_matmul_int8_on};
 pub use quant_int8::quant_int8;

@@ -1,0 +1,254 @@
+//! A linear layer: weights quantised and packed once, used many times.
+
+use crate::activation::Activation;
+use crate::element::{Element, FloatSlice};
+use crate::epilogue::Epilogue;
+use crate::error::{Error, Result};
+use crate::gemm::{ActivationQuant, Backend, Gemm, Lhs, PackedWeights, Weights};
+use crate::ops::default_backend;
+use crate::ops::q_matmul_int8::rows_times;
+use crate::ops::rows::{as_rows, as_rows_mut};
+use ndarray::{Array, Array2, ArrayView, ArrayView1, ArrayView2, ArrayViewMut, Dimension};
+use std::sync::Arc;
+
+/// The name in errors.
+const OP: &str = "Int8Linear";
+
+/// `y = activation(x . weight^T + bias)` through int8, in one pass from float to float.
+///
+/// `weight` is `[N, K]` (outputs, inputs: torch's order), `x` is `[.., K]`, `y` is `[.., N]`, in the element type of
+/// `x`. Weights carry one scale an output (or one for all), found or given once; activations are quantised on the way,
+/// by default with one scale a row. Without bias and activation function the bits are those of
+/// [`q_matmul_int8`](crate::q_matmul_int8) of `x` and `weight^T`; the steps and their rounding are those of the
+/// [epilogue](crate::epilogue).
+///
+/// ```
+/// use imma::{Activation, Int8Linear};
+/// use ndarray::{arr1, arr2};
+/// let weight = arr2(&[[1.0f32, -1.0], [0.5, 0.5], [0.0, 2.0]]);
+/// let layer = Int8Linear::from_float(weight.view(), Some(arr1(&[0.0f32, 1.0, 0.0]).view()))?
+///     .with_activation(Activation::Relu);
+/// let y = layer.forward(arr2(&[[1.0f32, 1.0]]).view())?;
+/// assert_eq!(y.dim(), (1, 3));
+/// assert!((y[[0, 1]] - 2.0).abs() < 1e-2 && (y[[0, 2]] - 2.0).abs() < 2e-2);
+/// # Ok::<(), imma::Error>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Int8Linear {
+    backend: Arc<dyn Backend>,
+    weights: PackedWeights,
+    bias: Option<Arc<[f32]>>,
+    activation: Activation,
+    quant: ActivationQuant,
+}
+
+impl Int8Linear {
+    /// Quantises a float weight `[N, K]` with one symmetric scale an output, and packs it for the default backend.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when `bias` has not N elements, [`Error::KTooLong`] when K is above
+    /// [`MAX_K`](crate::numerics::MAX_K).
+    pub fn from_float<T: Element>(
+        weight: ArrayView2<'_, T>,
+        bias: Option<ArrayView1<'_, T>>,
+    ) -> Result<Self> {
+        Self::from_float_on(default_backend().clone(), weight, bias)
+    }
+
+    /// [`from_float`](Self::from_float) on a backend of choice; the same bits.
+    ///
+    /// # Errors
+    /// As [`from_float`](Self::from_float), and those of the backend.
+    pub fn from_float_on<T: Element>(
+        backend: Arc<dyn Backend>,
+        weight: ArrayView2<'_, T>,
+        bias: Option<ArrayView1<'_, T>>,
+    ) -> Result<Self> {
+        let bias = bias_of(bias, weight.nrows())?;
+        let weights = backend.pack(Weights::Float(T::tag(weight.reversed_axes())))?;
+        Ok(Self::new(backend, weights, bias))
+    }
+
+    /// Packs an int8 weight `[N, K]` with its scales, one for all or `[N]`, for the default backend.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when `scales` has neither 1 nor N elements or `bias` not N, [`Error::Value`] for a scale that
+    /// is not finite, [`Error::KTooLong`] when K is above [`MAX_K`](crate::numerics::MAX_K).
+    ///
+    /// ```
+    /// use imma::Int8Linear;
+    /// use ndarray::arr2;
+    /// let layer = Int8Linear::from_int8::<f32>(arr2(&[[127i8, 0]]).view(), &[0.5], None)?;
+    /// assert_eq!(layer.forward(arr2(&[[2.0f32, 1.0]]).view())?[[0, 0]], 127.0);
+    /// # Ok::<(), imma::Error>(())
+    /// ```
+    pub fn from_int8<T: Element>(
+        weight: ArrayView2<'_, i8>,
+        scales: &[f32],
+        bias: Option<ArrayView1<'_, T>>,
+    ) -> Result<Self> {
+        Self::from_int8_on(default_backend().clone(), weight, scales, bias)
+    }
+
+    /// [`from_int8`](Self::from_int8) on a backend of choice; the same bits.
+    ///
+    /// # Errors
+    /// As [`from_int8`](Self::from_int8), and those of the backend.
+    pub fn from_int8_on<T: Element>(
+        backend: Arc<dyn Backend>,
+        weight: ArrayView2<'_, i8>,
+        scales: &[f32],
+        bias: Option<ArrayView1<'_, T>>,
+    ) -> Result<Self> {
+        let bias = bias_of(bias, weight.nrows())?;
+        if let Some(bad) = scales.iter().find(|s| !s.is_finite()) {
+            return Err(Error::Value {
+                what: "a weight scale",
+                found: bad.to_string(),
+                expected: "a finite number".into(),
+            });
+        }
+        let n = weight.nrows();
+        if scales.len() != 1 && scales.len() != n {
+            return Err(Error::Length {
+                what: "weight scales",
+                found: scales.len(),
+                expected: n,
+            });
+        }
+        let weights = backend.pack(Weights::Int8(weight.reversed_axes()))?;
+        Ok(Self::new(backend, weights.with_scales(scales)?, bias))
+    }
+
+    fn new(backend: Arc<dyn Backend>, weights: PackedWeights, bias: Option<Arc<[f32]>>) -> Self {
+        Int8Linear {
+            backend,
+            weights,
+            bias,
+            activation: Activation::None,
+            quant: ActivationQuant::PerToken,
+        }
+    }
+
+    /// The same layer with an activation function after the bias.
+    pub fn with_activation(self, activation: Activation) -> Self {
+        Int8Linear { activation, ..self }
+    }
+
+    /// The same layer with its inputs quantised in another way: static, or asymmetric a row.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for a static scale that is not a number above zero with a finite inverse,
+    /// [`Error::KTooLong`] when K is above [`MAX_K_ZERO_POINT`](crate::numerics::MAX_K_ZERO_POINT) and inputs are
+    /// asymmetric.
+    pub fn with_activation_quant(self, quant: ActivationQuant) -> Result<Self> {
+        // A product without rows asks the same questions.
+        let empty = Array2::<f32>::zeros((0, self.inputs()));
+        let data = Element::tag(empty.view());
+        Gemm::new(
+            Lhs::Float { data, quant },
+            &self.weights,
+            Epilogue::default(),
+        )?;
+        Ok(Int8Linear { quant, ..self })
+    }
+
+    /// K, the length of an input row.
+    pub fn inputs(&self) -> usize {
+        self.weights.k()
+    }
+
+    /// N, the length of an output row.
+    pub fn outputs(&self) -> usize {
+        self.weights.n()
+    }
+
+    /// The packed weights, with their scales.
+    pub fn weights(&self) -> &PackedWeights {
+        &self.weights
+    }
+
+    /// `x [.., K]` to `[.., N]`, in the element type of `x`.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] when the last axis of `x` is not K, [`Error::Shape`] when `x` is 0-D; those of the
+    /// backend.
+    pub fn forward<T: Element, D: Dimension>(&self, x: ArrayView<'_, T, D>) -> Result<Array<T, D>> {
+        let shape = self.output_shape(&x)?;
+        let rows = as_rows(x.into_dyn());
+        let mut out = Array2::<T>::default((rows.nrows(), self.outputs()));
+        self.rows(rows.view(), out.view_mut())?;
+        Ok(out.into_shape_with_order(shape).expect("as many elements"))
+    }
+
+    /// [`forward`](Self::forward) into a place the caller has, of shape `[.., N]` and any strides.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and [`Error::Shape`] when `out` has another shape. Then `out` is untouched.
+    pub fn forward_into<T: Element, D: Dimension>(
+        &self,
+        x: ArrayView<'_, T, D>,
+        mut out: ArrayViewMut<'_, T, D>,
+    ) -> Result<()> {
+        let shape = self.output_shape(&x)?;
+        if out.raw_dim() != shape {
+            return Err(Error::Shape {
+                op: OP,
+                what: "the output",
+                found: out.shape().to_vec(),
+                expected: format!("{:?}", shape.slice()),
+            });
+        }
+        let last = out.ndim() - 1;
+        let contiguous = self.outputs() <= 1 || out.strides()[last] == 1;
+        match as_rows_mut(out.view_mut().into_dyn()) {
+            Some(place) if contiguous => {
+                let x = as_rows(x.into_dyn());
+                self.rows(x.view(), place)
+            }
+            _ => {
+                let y = self.forward(x)?;
+                out.assign(&y);
+                Ok(())
+            }
+        }
+    }
+
+    fn output_shape<T, D: Dimension>(&self, x: &ArrayView<'_, T, D>) -> Result<D> {
+        let (k, n) = (self.inputs(), self.outputs());
+        rows_times(OP, x, k, n, &[n, k])
+    }
+
+    fn rows<T: Element>(
+        &self,
+        x: ArrayView2<'_, T>,
+        out: ndarray::ArrayViewMut2<'_, T>,
+    ) -> Result<()> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        let lhs = Lhs::Float {
+            data: T::tag(x),
+            quant: self.quant,
+        };
+        let epilogue = Epilogue {
+            bias: self.bias.as_deref().map(FloatSlice::F32),
+            activation: self.activation,
+            ..Epilogue::default()
+        };
+        let gemm = Gemm::new(lhs, &self.weights, epilogue)?;
+        self.backend.gemm(&gemm, T::tag_mut(out))
+    }
+}
+
+/// A bias widened to f32 (exact), with its length checked.
+fn bias_of<T: Element>(bias: Option<ArrayView1<'_, T>>, n: usize) -> Result<Option<Arc<[f32]>>> {
+    match bias {
+        Some(bias) if bias.len() != n => Err(Error::Length {
+            what: "bias",
+            found: bias.len(),
+            expected: n,
+        }),
+        bias => Ok(bias.map(|b| b.iter().map(|x| x.to_f32()).collect())),
+    }
+}
