@@ -84,7 +84,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     let x = if x < -104.0 { -104.0 } else { x };
     // x = n ln 2 + f with |f| <= ln 2 / 2; adding 1.5 * 2^23 rounds to the integer n.
     const MAGIC: f32 = 12_582_912.0;
-    let shifted = f32::mul_add(x, 1.442_695, MAGIC);
+    let shifted = f32::mul_add(x, std::f32::consts::LOG2_E, MAGIC);
     let n = shifted - MAGIC;
     let f = f32::mul_add(n, -6.931_457_52e-1, x);
     let f = f32::mul_add(n, -1.428_606_77e-6, f);

@@ -48,22 +48,23 @@ impl FromStr for Named<Granularity> {
         let mut parts = text.split(':');
         let name = parts.next().unwrap_or_default();
         let (first, second) = (parts.next(), parts.next());
-        let granularity =
-            match (name, first, second) {
-                ("per-tensor", None, _) => Granularity::PerTensor,
-                ("per-token", None, _) => Granularity::PerToken,
-                ("per-channel", None, _) => Granularity::PerChannel,
-                ("per-group", size, None) => Granularity::PerGroup {
-                    size: parameter(size, name)?,
-                },
-                ("per-group", size, axis) => Granularity::PerGroupAlong {
-                    size: parameter(size, name)?,
-                    axis: parameter(axis, name)?,
-                },
-                _ => return Err(format!(
+        let granularity = match (name, first, second) {
+            ("per-tensor", None, _) => Granularity::PerTensor,
+            ("per-token", None, _) => Granularity::PerToken,
+            ("per-channel", None, _) => Granularity::PerChannel,
+            ("per-group", size, None) => Granularity::PerGroup {
+                size: parameter(size, name)?,
+            },
+            ("per-group", size, axis) => Granularity::PerGroupAlong {
+                size: parameter(size, name)?,
+                axis: parameter(axis, name)?,
+            },
+            _ => {
+                return Err(format!(
                     "found '{text}', expected per-tensor, per-token, per-channel or per-group:SIZE"
-                )),
-            };
+                ))
+            }
+        };
         Ok(Named(granularity))
     }
 }
