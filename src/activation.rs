@@ -69,6 +69,7 @@ fn gelu(x: f32) -> f32 {
 }
 
 #[inline(always)]
+#[allow(clippy::excessive_precision)]
 fn gelu_tanh(x: f32) -> f32 {
     let cube = (x * x) * x;
     let u = f32::mul_add(0.044_715, cube, x);

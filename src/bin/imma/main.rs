@@ -33,10 +33,10 @@ enum Command {
 }
 
 /// What stopped a command: one sentence for the user.
-pub struct Failure(String);
+pub(crate) struct Failure(String);
 
 impl Failure {
-    pub fn new(sentence: impl Into<String>) -> Self {
+    pub(crate) fn new(sentence: impl Into<String>) -> Self {
         Failure(sentence.into())
     }
 }
@@ -54,7 +54,7 @@ impl fmt::Display for Failure {
 }
 
 /// Prints a line; a reader that has gone away ends the program quietly, as it ends other tools.
-pub fn line(text: impl fmt::Display) {
+pub(crate) fn line(text: impl fmt::Display) {
     if writeln!(std::io::stdout(), "{text}").is_err() {
         std::process::exit(0);
     }
