@@ -316,7 +316,7 @@ pub fn write<T: NpyElement>(
 /// Writes an `.npz` archive, whose members `fill` adds.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_npz(
     path: impl AsRef<Path>,
     fill: impl FnOnce(
