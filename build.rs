@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `IMMA_NVCC` | the compiler to use |
 //! | `IMMA_CUDA_ARCHS` | comma-separated architectures, such as `80,90a` |
+//! | `IMMA_CUDA_LINEINFO` | when set, images carry source lines (three times the size) |
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -50,6 +51,7 @@ mod kernels {
         for name in [
             "IMMA_NVCC",
             "IMMA_CUDA_ARCHS",
+            "IMMA_CUDA_LINEINFO",
             "CUDA_HOME",
             "CUDA_PATH",
             "PATH",
@@ -240,7 +242,7 @@ mod kernels {
             .map_err(|e| e.to_string())?;
         let mut command = Command::new(&nvcc.path);
         command
-            .args(["-fatbin", "-no-compress", "-std=c++17", "-O3", "-lineinfo"])
+            .args(["-fatbin", "-no-compress", "-std=c++17", "-O3"])
             // Every float step is spelled out in the source; nothing may be fused or flushed.
             .args([
                 "-fmad=false",
@@ -252,6 +254,10 @@ mod kernels {
             .arg("-ccbin")
             .arg(host.path())
             .arg(format!("--threads={threads}"));
+        // Source lines for profilers and sanitizers; they triple the images.
+        if env::var_os("IMMA_CUDA_LINEINFO").is_some() {
+            command.arg("-lineinfo");
+        }
         for (i, arch) in archs.iter().enumerate() {
             // The lowest also as PTX, in the clear: a newer device compiles it, the emulator reads it.
             let ptx = if i == 0 {

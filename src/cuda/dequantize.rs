@@ -1,13 +1,13 @@
 //! Integers back to floats: `cuda/dequantize.cu`.
 
 use super::launch::{by_type, narrow, PreparedLaunch};
-use super::matrix::{aligned, Matrix};
+use super::matrix::{aligned, check_vector, Matrix};
 use super::module::Device;
 use super::params::DequantizeParams;
 use super::quantize_static::{flat_geometry, flatten};
 use crate::element::Element;
 use crate::error::{Error, Result};
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceSlice};
+use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut};
 
 mod sealed {
     pub trait Sealed {
@@ -35,16 +35,27 @@ impl Integer for i8 {}
 impl Integer for i32 {}
 
 /// How integers become floats: [`Device::dequantize`]. A part that is `None` is left out.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Dequantize<'a> {
     /// One for each row, or a single one for all.
-    pub row_scales: Option<&'a CudaSlice<f32>>,
+    pub row_scales: Option<&'a dyn DevicePtr<f32>>,
     /// One for each column.
-    pub col_scales: Option<&'a CudaSlice<f32>>,
+    pub col_scales: Option<&'a dyn DevicePtr<f32>>,
     /// Subtracted first: one for each row.
-    pub row_zero_points: Option<&'a CudaSlice<i32>>,
+    pub row_zero_points: Option<&'a dyn DevicePtr<i32>>,
     /// Subtracted first: one for each column; not together with those of the rows.
-    pub col_zero_points: Option<&'a CudaSlice<i32>>,
+    pub col_zero_points: Option<&'a dyn DevicePtr<i32>>,
+}
+
+impl std::fmt::Debug for Dequantize<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dequantize")
+            .field("row_scales", &self.row_scales.map(|v| v.len()))
+            .field("col_scales", &self.col_scales.map(|v| v.len()))
+            .field("row_zero_points", &self.row_zero_points.map(|v| v.len()))
+            .field("col_zero_points", &self.col_zero_points.map(|v| v.len()))
+            .finish()
+    }
 }
 
 impl Device {
@@ -139,21 +150,10 @@ impl Device {
 fn check<T>(
     device: &Device,
     what: &'static str,
-    vector: Option<&CudaSlice<T>>,
+    vector: Option<&dyn DevicePtr<T>>,
     expected: usize,
 ) -> Result<()> {
-    match vector {
-        None => Ok(()),
-        Some(vector) => {
-            device.check_memory(what, vector)?;
-            if DeviceSlice::len(vector) == expected {
-                return Ok(());
-            }
-            Err(Error::Length {
-                what,
-                found: DeviceSlice::len(vector),
-                expected,
-            })
-        }
-    }
+    vector.map_or(Ok(()), |vector| {
+        check_vector(what, device, vector, expected)
+    })
 }

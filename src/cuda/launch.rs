@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use cudarc::driver::{
     CudaContext, CudaStream, DeviceRepr, DriverError, LaunchConfig, PushKernelArg,
 };
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 macro_rules! parameters {
@@ -98,6 +99,7 @@ impl<'a, P: DeviceRepr> PreparedLaunch<'a, P> {
         launch.arg(&self.params);
         // SAFETY: `P` is the one parameter of the kernel, and the caller answers for what it points to.
         unsafe { launch.launch(self.config) }.map_err(driver("cuLaunchKernel"))?;
+        self.kernel.launches.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 }

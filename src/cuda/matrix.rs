@@ -43,7 +43,7 @@ impl<S> Matrix<S> {
         &self,
         what: &'static str,
         device: &Device,
-        data: &impl DeviceSlice<T>,
+        data: &(impl DeviceSlice<T> + ?Sized),
     ) -> Result<()> {
         device.check_memory(what, data)?;
         if self.rows > 1 && self.stride < self.cols {
@@ -74,7 +74,7 @@ impl<S> Matrix<S> {
 pub(super) fn check_vector<T>(
     what: &'static str,
     device: &Device,
-    data: &impl DeviceSlice<T>,
+    data: &(impl DeviceSlice<T> + ?Sized),
     expected: usize,
 ) -> Result<()> {
     device.check_memory(what, data)?;

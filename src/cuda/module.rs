@@ -8,6 +8,7 @@ use cudarc::driver::sys::{
 };
 use cudarc::driver::{CudaContext, CudaFunction, DeviceSlice};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// What nvcc made of one `cuda/*.cu`: a fatbin with a cubin an architecture, and PTX of the lowest in the clear.
@@ -63,6 +64,7 @@ pub(super) struct Kernel {
     pub max_threads: u32,
     /// Dynamic shared memory that a launch may ask for, in bytes.
     pub max_dynamic_shared: u32,
+    pub launches: AtomicU64,
 }
 
 /// A GPU with this crate's kernels loaded.
@@ -132,6 +134,7 @@ impl Device {
                     function,
                     max_threads: max_threads.unsigned_abs(),
                     max_dynamic_shared: dynamic.unsigned_abs(),
+                    launches: AtomicU64::new(0),
                 };
                 kernels.insert(*entry, kernel);
             }
@@ -155,6 +158,18 @@ impl Device {
         self.context.name().map_err(driver("cuDeviceGetName"))
     }
 
+    /// How often each kernel was enqueued (captured launches count once), in order of name.
+    pub fn launches(&self) -> Vec<(&'static str, u64)> {
+        let count = |kernel: &Kernel| kernel.launches.load(Ordering::Relaxed);
+        let mut launches: Vec<_> = self
+            .kernels
+            .iter()
+            .map(|(name, kernel)| (*name, count(kernel)))
+            .collect();
+        launches.sort_unstable();
+        launches
+    }
+
     pub(super) fn kernel(&self, entry: &'static str) -> Result<&Kernel> {
         self.kernels.get(entry).ok_or_else(|| Error::Unavailable {
             what: "kernel",
@@ -167,7 +182,7 @@ impl Device {
     pub(super) fn check_memory<T>(
         &self,
         what: &'static str,
-        slice: &impl DeviceSlice<T>,
+        slice: &(impl DeviceSlice<T> + ?Sized),
     ) -> Result<()> {
         launch::same_context(what, &self.context, slice.stream().context())
     }
