@@ -1,4 +1,5 @@
 //! What the kernels' tests share: the device they run on, random data, and matrices at odd places in memory.
+#![allow(dead_code)] // not every test uses all of it
 
 use half::{bf16, f16};
 use imma::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr};
