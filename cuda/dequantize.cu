@@ -57,7 +57,7 @@ __device__ __forceinline__ void dequantize(const DequantizeParams& p) {
     for (uint64_t row = blockIdx.y; row < p.rows; row += gridDim.y) {
         const Q* input = static_cast<const Q*>(p.input) + row * p.input_stride;
         T* output = static_cast<T*>(p.output) + row * p.output_stride;
-        const Split<T> split(output, p.cols);
+        const Split<T, uint64_t> split(output, p.cols);
         const float row_scale = p.row_scales ? p.row_scales[row * p.row_step] : 1.0f;
         const int* zero_points = p.zero_points ? p.zero_points + row * p.zero_row_step : nullptr;
         // Times 1 changes nothing, so an absent scale needs no case of its own.
@@ -84,7 +84,7 @@ __device__ __forceinline__ void dequantize(const DequantizeParams& p) {
             }
         }
         const uint64_t edge = split.edge(t);
-        if (blockIdx.x == 0 && edge != NONE) {
+        if (blockIdx.x == 0 && edge != split.NONE) {
             output[edge] = narrow<T>(value(input[edge], edge));
         }
     }

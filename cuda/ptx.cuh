@@ -26,4 +26,8 @@ __device__ __forceinline__ uint16_t cvt_rn_bf16_f32(float x) {
     return y;
 }
 
+// No instruction: hides where a value came from, so that what was computed from it before is computed again from
+// the vector rather than kept in more registers.
+__device__ __forceinline__ void opaque(uint4& v) { asm("" : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w)); }
+
 }  // namespace imma::ptx

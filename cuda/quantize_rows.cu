@@ -22,18 +22,18 @@ __device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p) {
     // Threads past the last row stay for the barrier, with nothing to read.
     const bool live = row < p.rows;
     const T* input = static_cast<const T*>(p.input) + (live ? row * p.input_stride : 0);
-    const Split<T> split(input, live ? p.cols : 0);
+    const Split<T, uint32_t> split(input, live ? p.cols : 0);
 
     Gathered gathered;
     uint4 held[HELD];
 #pragma unroll
     for (unsigned i = 0; i < HELD; ++i) {
-        const uint64_t chunk = t + uint64_t(i) * threads;
+        const uint32_t chunk = t + i * threads;
         // Zeros change no maximum.
         held[i] = chunk < split.chunks ? load_vector(input + split.at(chunk)) : make_uint4(0, 0, 0, 0);
     }
-    const uint64_t edge = split.edge(t);
-    const float edge_value = edge != NONE ? widen(input[edge]) : 0.0f;
+    const uint32_t edge = split.edge(t);
+    const float edge_value = edge != split.NONE ? widen(input[edge]) : 0.0f;
     gathered.add(edge_value);
     const auto gather = [&](const uint4& raw) {
         float x[V];
@@ -47,7 +47,7 @@ __device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p) {
     for (unsigned i = 0; i < HELD; ++i) {
         gather(held[i]);
     }
-    for (uint64_t chunk = t + uint64_t(HELD) * threads; chunk < split.chunks; chunk += threads) {
+    for (uint32_t chunk = t + HELD * threads; chunk < split.chunks; chunk += threads) {
         gather(load_vector(input + split.at(chunk)));
     }
 
@@ -80,25 +80,27 @@ __device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p) {
     }
     int8_t* output = reinterpret_cast<int8_t*>(p.output) + row * p.output_stride;
     const uint64_t index = row * p.cols;
-    const auto store = [&](const uint4& raw, uint64_t chunk) {
+    const auto store = [&](const uint4& raw, uint32_t chunk) {
         int q[V];
         quantize_chunk<T, Rule>(raw, c.multiplier, c.zero_point, p.seed, index + split.at(chunk), q);
         store_bytes(output + split.at(chunk), q);
     };
 #pragma unroll
     for (unsigned i = 0; i < HELD; ++i) {
-        const uint64_t chunk = t + uint64_t(i) * threads;
+        const uint32_t chunk = t + i * threads;
         if (chunk < split.chunks) {
+            // The floats gathered above are not kept: widening again costs less than their registers.
+            ptx::opaque(held[i]);
             store(held[i], chunk);
         }
     }
-    for (uint64_t chunk = t + uint64_t(HELD) * threads; chunk < split.chunks; chunk += threads) {
+    for (uint32_t chunk = t + HELD * threads; chunk < split.chunks; chunk += threads) {
         store(load_vector(input + split.at(chunk)), chunk);
     }
-    if (edge != NONE) {
+    if (edge != split.NONE) {
         output[edge] = quantize_one<Rule>(edge_value, c.multiplier, c.zero_point, p.seed, index + edge);
     }
-    for (uint64_t col = uint64_t(p.cols) + t; col < p.padded; col += threads) {
+    for (uint32_t col = p.cols + t; col < p.padded; col += threads) {
         output[col] = 0;
     }
 }

@@ -16,7 +16,7 @@ __device__ __forceinline__ void quantize_static(const QuantizeStaticParams& p) {
         const T* input = static_cast<const T*>(p.input) + row * p.input_stride;
         int8_t* output = reinterpret_cast<int8_t*>(p.output) + row * p.output_stride;
         const uint64_t index = row * p.cols;
-        const Split<T> split(input, p.cols);
+        const Split<T, uint64_t> split(input, p.cols);
         const uint64_t first = uint64_t(blockIdx.x) * (THREADS * VECTORS) + t;
         uint4 raw[VECTORS];
 #pragma unroll
@@ -34,7 +34,7 @@ __device__ __forceinline__ void quantize_static(const QuantizeStaticParams& p) {
             }
         }
         const uint64_t edge = split.edge(t);
-        if (blockIdx.x == 0 && edge != NONE) {
+        if (blockIdx.x == 0 && edge != split.NONE) {
             output[edge] = quantize_one<Rule>(widen(input[edge]), p.multiplier, 0, p.seed, index + edge);
         }
     }

@@ -15,25 +15,25 @@
 
 namespace imma {
 
-constexpr uint64_t NONE = ~uint64_t(0);
-
-// How the elements of a row fall on 16-byte boundaries of `address`.
-template <typename T>
+// How the elements of a row fall on 16-byte boundaries of `address`. Index is uint32_t where columns are fewer than
+// 2^31, which saves registers.
+template <typename T, typename Index>
 struct Split {
     static_assert(2 * (LANES<T> - 1) <= 32, "a warp covers both edges");
-    uint64_t head, chunks, cols;
+    static constexpr Index NONE = ~Index(0);
+    Index head, chunks, cols;
 
-    __device__ __forceinline__ Split(const void* address, uint64_t cols) : cols(cols) {
+    __device__ __forceinline__ Split(const void* address, Index cols) : cols(cols) {
         const unsigned past = unsigned(reinterpret_cast<uintptr_t>(address)) % IMMA_VECTOR_BYTES;
-        const uint64_t lead = past ? (IMMA_VECTOR_BYTES - past) / sizeof(T) : 0;
+        const Index lead = past ? (IMMA_VECTOR_BYTES - past) / sizeof(T) : 0;
         head = lead < cols ? lead : cols;
         chunks = (cols - head) / LANES<T>;
     }
     // First element of a chunk.
-    __device__ __forceinline__ uint64_t at(uint64_t chunk) const { return head + chunk * LANES<T>; }
+    __device__ __forceinline__ Index at(Index chunk) const { return head + chunk * LANES<T>; }
     // The element outside all chunks that thread t takes, or NONE.
-    __device__ __forceinline__ uint64_t edge(unsigned t) const {
-        const uint64_t element = t < head ? t : t + chunks * LANES<T>;
+    __device__ __forceinline__ Index edge(unsigned t) const {
+        const Index element = t < head ? t : t + chunks * LANES<T>;
         return element < cols ? element : NONE;
     }
 };

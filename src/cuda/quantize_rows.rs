@@ -176,7 +176,7 @@ mod tests {
             let g = geometry(3, cols, element);
             let held = g.block.0 as usize * 64;
             assert!(held >= cols * element, "{cols}");
-            assert!(g.block.0 * g.block.1 <= 1024 && g.block.0 % 32 == 0);
+            assert!(g.block.0 * g.block.1 <= 1024 && g.block.0.is_multiple_of(32));
             assert!(g.grid.0 as usize * g.block.1 as usize >= 3);
         }
         assert_eq!(geometry(1, 1 << 20, 4).block, (1024, 1));
