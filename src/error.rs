@@ -91,4 +91,14 @@ pub enum Error {
         /// Which ones are there, or how to get it.
         expected: String,
     },
+    /// The CUDA driver refused a call.
+    #[error("{call}: CUDA error {code} ({name})")]
+    Cuda {
+        /// The driver's function.
+        call: &'static str,
+        /// Its result.
+        code: u32,
+        /// The result's name.
+        name: String,
+    },
 }

@@ -2,6 +2,7 @@
 
 pub mod activation;
 pub mod cpu;
+pub mod cuda;
 pub mod element;
 pub mod epilogue;
 pub mod error;

@@ -1,0 +1,122 @@
+// Per-token quantisation: each row with its own constants, read once.
+//
+//   block (T, R): T threads a row, R rows           row r = blockIdx.x * R + threadIdx.y
+//
+//   gather     thread t loads chunks t, t + T, .. into registers (IMMA_ROWS_HELD of them; a longer row is read again)
+//   reduce     within warps, then across the T / 32 warps of the row through shared memory
+//   quantise   from registers; thread 0 of the row stores its scale (and zero point)
+#include "vector.cuh"
+
+namespace imma {
+
+template <typename T, typename Rule>
+__device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p) {
+    using Gathered = typename Rule::Gathered;
+    constexpr unsigned V = LANES<T>, HELD = IMMA_ROWS_HELD, MAX_WARPS = IMMA_ROWS_MAX_THREADS / 32;
+    static_assert(V * sizeof(T) == IMMA_VECTOR_BYTES, "whole vectors");
+    static_assert(MAX_WARPS <= 32, "one warp reduces what the warps of a row found");
+    __shared__ uint32_t found[Gathered::WORDS][MAX_WARPS];
+
+    const unsigned t = threadIdx.x, threads = blockDim.x;
+    const uint64_t row = uint64_t(blockIdx.x) * blockDim.y + threadIdx.y;
+    // Threads past the last row stay for the barrier, with nothing to read.
+    const bool live = row < p.rows;
+    const T* input = static_cast<const T*>(p.input) + (live ? row * p.input_stride : 0);
+    const Split<T, uint32_t> split(input, live ? p.cols : 0);
+
+    Gathered gathered;
+    uint4 held[HELD];
+#pragma unroll
+    for (unsigned i = 0; i < HELD; ++i) {
+        const uint32_t chunk = t + i * threads;
+        // Zeros change no maximum.
+        held[i] = chunk < split.chunks ? load_vector(input + split.at(chunk)) : make_uint4(0, 0, 0, 0);
+    }
+    const uint32_t edge = split.edge(t);
+    const float edge_value = edge != split.NONE ? widen(input[edge]) : 0.0f;
+    gathered.add(edge_value);
+    const auto gather = [&](const uint4& raw) {
+        float x[V];
+        widen<T>(raw, x);
+#pragma unroll
+        for (unsigned j = 0; j < V; ++j) {
+            gathered.add(x[j]);
+        }
+    };
+#pragma unroll
+    for (unsigned i = 0; i < HELD; ++i) {
+        gather(held[i]);
+    }
+    for (uint32_t chunk = t + HELD * threads; chunk < split.chunks; chunk += threads) {
+        gather(load_vector(input + split.at(chunk)));
+    }
+
+    const unsigned warp = (threadIdx.y * threads + t) / 32, lane = t % 32, warps = threads / 32;
+#pragma unroll
+    for (unsigned w = 0; w < Gathered::WORDS; ++w) {
+        gathered.word[w] = __reduce_max_sync(0xffffffffu, gathered.word[w]);
+        if (warps > 1 && lane == 0) {
+            found[w][warp] = gathered.word[w];
+        }
+    }
+    if (warps > 1) {
+        __syncthreads();
+        const unsigned first = warp - t / 32;
+#pragma unroll
+        for (unsigned w = 0; w < Gathered::WORDS; ++w) {
+            gathered.word[w] = __reduce_max_sync(0xffffffffu, lane < warps ? found[w][first + lane] : 0u);
+        }
+    }
+    if (!live) {
+        return;
+    }
+
+    const Constants c = constants(gathered);
+    if (t == 0) {
+        p.scales[row] = c.scale;
+        if constexpr (Rule::ZERO_POINT) {
+            p.zero_points[row] = c.zero_point;
+        }
+    }
+    int8_t* output = reinterpret_cast<int8_t*>(p.output) + row * p.output_stride;
+    const uint64_t index = row * p.cols;
+    const auto store = [&](const uint4& raw, uint32_t chunk) {
+        int q[V];
+        quantize_chunk<T, Rule>(raw, c.multiplier, c.zero_point, p.seed, index + split.at(chunk), q);
+        store_bytes(output + split.at(chunk), q);
+    };
+#pragma unroll
+    for (unsigned i = 0; i < HELD; ++i) {
+        const uint32_t chunk = t + i * threads;
+        if (chunk < split.chunks) {
+            // The floats gathered above are not kept: widening again costs less than their registers.
+            ptx::opaque(held[i]);
+            store(held[i], chunk);
+        }
+    }
+    for (uint32_t chunk = t + HELD * threads; chunk < split.chunks; chunk += threads) {
+        store(load_vector(input + split.at(chunk)), chunk);
+    }
+    if (edge != split.NONE) {
+        output[edge] = quantize_one<Rule>(edge_value, c.multiplier, c.zero_point, p.seed, index + edge);
+    }
+    for (uint32_t col = p.cols + t; col < p.padded; col += threads) {
+        output[col] = 0;
+    }
+}
+
+}  // namespace imma
+
+#define ENTRY(name, T, Rule)                                                                           \
+    extern "C" __global__ void __launch_bounds__(IMMA_ROWS_MAX_THREADS) name(const QuantizeRowsParams p) { \
+        imma::quantize_rows<imma::T, imma::Rule>(p);                                                    \
+    }
+ENTRY(quantize_rows_f32, F32, NearestEven)
+ENTRY(quantize_rows_f16, F16, NearestEven)
+ENTRY(quantize_rows_bf16, BF16, NearestEven)
+ENTRY(quantize_rows_stochastic_f32, F32, Stochastic)
+ENTRY(quantize_rows_stochastic_f16, F16, Stochastic)
+ENTRY(quantize_rows_stochastic_bf16, BF16, Stochastic)
+ENTRY(quantize_rows_asymmetric_f32, F32, Asymmetric)
+ENTRY(quantize_rows_asymmetric_f16, F16, Asymmetric)
+ENTRY(quantize_rows_asymmetric_bf16, BF16, Asymmetric)

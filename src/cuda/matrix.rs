@@ -1,0 +1,104 @@
+//! Row-major matrices in device memory.
+
+use super::module::Device;
+use crate::error::{Error, Result};
+use cudarc::driver::DeviceSlice;
+
+/// A row-major matrix over a device slice: element `(r, c)` is at `r * stride + c`.
+///
+/// `S` is a reference to what cudarc calls a [`DevicePtr`](cudarc::driver::DevicePtr): a slice or a view, of any
+/// offset. Nothing is checked until a [`Device`] method uses it.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrix<S> {
+    pub(super) data: S,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) stride: usize,
+}
+
+impl<S> Matrix<S> {
+    /// Rows one after the other.
+    pub fn new(data: S, rows: usize, cols: usize) -> Self {
+        Matrix {
+            data,
+            rows,
+            cols,
+            stride: cols,
+        }
+    }
+
+    /// Rows that start `stride` elements apart, at least `cols`.
+    pub fn with_stride(mut self, stride: usize) -> Self {
+        self.stride = stride;
+        self
+    }
+
+    /// Whether the rows touch, so that the matrix is one run of elements.
+    pub(super) fn is_contiguous(&self) -> bool {
+        self.stride == self.cols || self.rows <= 1
+    }
+
+    /// Checks that every element is inside the slice, in the device's memory.
+    pub(super) fn check<T>(
+        &self,
+        what: &'static str,
+        device: &Device,
+        data: &(impl DeviceSlice<T> + ?Sized),
+    ) -> Result<()> {
+        device.check_memory(what, data)?;
+        if self.rows > 1 && self.stride < self.cols {
+            return Err(Error::Value {
+                what,
+                found: format!("a matrix with stride {}", self.stride),
+                expected: format!("a stride of at least its {} columns", self.cols),
+            });
+        }
+        let needed = match (self.rows, self.cols) {
+            (0, _) | (_, 0) => Some(0),
+            (rows, cols) => (rows - 1)
+                .checked_mul(self.stride)
+                .and_then(|last| last.checked_add(cols)),
+        };
+        match needed {
+            Some(needed) if needed <= data.len() => Ok(()),
+            _ => Err(Error::Length {
+                what,
+                found: data.len(),
+                expected: needed.unwrap_or(usize::MAX),
+            }),
+        }
+    }
+}
+
+/// Checks a vector with one element a row or column.
+pub(super) fn check_vector<T>(
+    what: &'static str,
+    device: &Device,
+    data: &(impl DeviceSlice<T> + ?Sized),
+    expected: usize,
+) -> Result<()> {
+    device.check_memory(what, data)?;
+    if data.len() == expected {
+        return Ok(());
+    }
+    Err(Error::Length {
+        what,
+        found: data.len(),
+        expected,
+    })
+}
+
+/// Checks that an address fits its element type: a view made by reinterpreting bytes need not.
+pub(super) fn aligned<T>(what: &'static str, address: u64) -> Result<u64> {
+    if address.is_multiple_of(std::mem::align_of::<T>() as u64) {
+        return Ok(address);
+    }
+    Err(Error::Value {
+        what,
+        found: format!("at address {address:#x}"),
+        expected: format!(
+            "an address that is a multiple of {}",
+            std::mem::align_of::<T>()
+        ),
+    })
+}

@@ -1,0 +1,252 @@
+//! What the kernels' tests share: the device they run on, random data, and matrices at odd places in memory.
+#![allow(dead_code)] // not every test uses all of it
+
+use half::{bf16, f16};
+use imma::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr};
+use imma::cuda::{Device, Matrix};
+use imma::Element;
+use std::sync::{Arc, OnceLock};
+
+/// The device under test: the emulated driver, or with `IMMA_TEST_DEVICE=hardware` the machine's own.
+pub fn device() -> &'static Arc<Device> {
+    static DEVICE: OnceLock<Arc<Device>> = OnceLock::new();
+    DEVICE.get_or_init(|| {
+        if hardware() {
+            println!("on hardware");
+        } else {
+            // TODO(emulator): fake_cuda::install();
+            println!("on the emulated driver");
+        }
+        let device = Device::open(0).unwrap();
+        // Graphs can't be captured with it, and buffers made before keep their events.
+        // SAFETY: every test here uses its buffers on one stream and synchronises it before they are dropped.
+        unsafe { device.context().disable_event_tracking() };
+        device
+    })
+}
+
+pub fn hardware() -> bool {
+    std::env::var("IMMA_TEST_DEVICE").as_deref() == Ok("hardware")
+}
+
+pub fn stream() -> Arc<CudaStream> {
+    device().context().new_stream().unwrap()
+}
+
+/// SplitMix64: small, seeded, good enough to choose test data.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// In 0..n.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+
+    /// In -1..1.
+    pub fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+/// What kind of values a slice (a row or a column) holds.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    Ordinary,
+    /// Multiples of 0.5 up to 127, with 127 among them: every odd one is a tie.
+    Ties,
+    Zeros,
+    Tiny,
+    Huge,
+    Positive,
+    WithNan,
+    WithInfinity,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 8] = [
+        Kind::Ordinary,
+        Kind::Ties,
+        Kind::Zeros,
+        Kind::Tiny,
+        Kind::Huge,
+        Kind::Positive,
+        Kind::WithNan,
+        Kind::WithInfinity,
+    ];
+
+    pub fn value(self, random: &mut Random, special: bool) -> f32 {
+        let x = random.unit();
+        match self {
+            Kind::Ordinary => x * 3.0,
+            Kind::Ties if special => 127.0,
+            Kind::Ties => (x * 254.0).trunc() * 0.5,
+            Kind::Zeros => 0.0f32.copysign(x),
+            Kind::Tiny => x * 1e-37,
+            Kind::Huge => x * f32::MAX,
+            Kind::Positive => x.abs() + 0.25,
+            Kind::WithNan if special => f32::NAN.copysign(x),
+            Kind::WithInfinity if special => f32::INFINITY.copysign(x),
+            _ => x,
+        }
+    }
+}
+
+/// A matrix whose rows (or columns) are each of one kind, one of whose elements is special.
+pub fn floats<T: Element>(random: &mut Random, rows: usize, cols: usize, by_row: bool) -> Vec<T> {
+    let (slices, length) = if by_row { (rows, cols) } else { (cols, rows) };
+    let kinds: Vec<_> = (0..slices)
+        .map(|_| (random.pick(&Kind::ALL), random.below(length.max(1))))
+        .collect();
+    let mut data = Vec::with_capacity(rows * cols);
+    for r in 0..rows {
+        for c in 0..cols {
+            let (slice, at) = if by_row { (r, c) } else { (c, r) };
+            let (kind, special) = kinds[slice];
+            data.push(T::from_f32(kind.value(random, at == special)));
+        }
+    }
+    data
+}
+
+/// A matrix in device memory that starts anywhere and has gaps between rows, in a buffer whose every other element
+/// is `gap` and must stay so.
+pub struct Placed<T> {
+    pub buffer: CudaSlice<T>,
+    gap: T,
+    offset: usize,
+    pub rows: usize,
+    pub cols: usize,
+    stride: usize,
+}
+
+impl<T: DeviceRepr + Copy + PartialEq + std::fmt::Debug> Placed<T> {
+    /// `data` in row order.
+    pub fn new(
+        stream: &Arc<CudaStream>,
+        random: &mut Random,
+        data: &[T],
+        rows: usize,
+        cols: usize,
+        gap: T,
+    ) -> Self {
+        assert_eq!(data.len(), rows * cols);
+        // Half of them aligned and dense, as most callers have them.
+        let (offset, stride) = match random.below(4) {
+            0 | 1 => (0, cols),
+            2 => (random.below(33), cols),
+            _ => (random.below(33), cols + random.below(19)),
+        };
+        let mut host = vec![gap; offset + rows * stride + 17];
+        for r in 0..rows {
+            host[offset + r * stride..][..cols].copy_from_slice(&data[r * cols..][..cols]);
+        }
+        let buffer = stream.clone_htod(&host).unwrap();
+        Placed {
+            buffer,
+            gap,
+            offset,
+            rows,
+            cols,
+            stride,
+        }
+    }
+
+    pub fn filled(
+        stream: &Arc<CudaStream>,
+        random: &mut Random,
+        rows: usize,
+        cols: usize,
+        value: T,
+        gap: T,
+    ) -> Self {
+        Self::new(stream, random, &vec![value; rows * cols], rows, cols, gap)
+    }
+
+    fn end(&self) -> usize {
+        match self.rows {
+            0 => self.offset,
+            rows => self.offset + (rows - 1) * self.stride + self.cols,
+        }
+    }
+
+    /// A view of exactly the matrix: the kernels' bounds are checked against nothing larger.
+    pub fn view(&self) -> CudaView<'_, T> {
+        self.buffer.slice(self.offset..self.end())
+    }
+
+    pub fn view_mut(&mut self) -> CudaViewMut<'_, T> {
+        let range = self.offset..self.end();
+        self.buffer.slice_mut(range)
+    }
+
+    pub fn geometry(&self) -> Geometry {
+        Geometry {
+            rows: self.rows,
+            cols: self.cols,
+            stride: self.stride,
+        }
+    }
+
+    /// The matrix in row order; panics if anything around it was written.
+    pub fn read(&self, stream: &Arc<CudaStream>) -> Vec<T> {
+        let host = stream.clone_dtoh(&self.buffer).unwrap();
+        stream.synchronize().unwrap();
+        let mut data = Vec::with_capacity(self.rows * self.cols);
+        let mut around = vec![true; host.len()];
+        for r in 0..self.rows {
+            let row = self.offset + r * self.stride..self.offset + r * self.stride + self.cols;
+            data.extend_from_slice(&host[row.clone()]);
+            around[row].fill(false);
+        }
+        let touched = (0..host.len()).find(|i| around[*i] && host[*i] != self.gap);
+        assert_eq!(touched, None, "memory around the matrix {self} was written");
+        data
+    }
+}
+
+impl<T> std::fmt::Display for Placed<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "[{}, {}] stride {} at +{}",
+            self.rows, self.cols, self.stride, self.offset
+        )
+    }
+}
+
+/// The shape of a placed matrix without its data, so that a view can be borrowed mutably beside it.
+pub struct Geometry {
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl Geometry {
+    pub fn over<S>(&self, data: S) -> Matrix<S> {
+        Matrix::new(data, self.rows, self.cols).with_stride(self.stride)
+    }
+}
+
+/// Equal bits, or NaN both.
+pub fn same<T: Element>(a: T, b: T) -> bool {
+    let (a, b) = (a.to_f32(), b.to_f32());
+    a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+}
+
+/// The three element types, as something a test can be run over.
+pub trait Type: Element + DeviceRepr + PartialEq {}
+impl Type for f32 {}
+impl Type for f16 {}
+impl Type for bf16 {}

@@ -1,0 +1,122 @@
+//! What ptxas made of the kernels: no local memory anywhere, 16-byte global accesses where they are promised.
+//!
+//! Needs cuobjdump (`.ci/fetch-nvcc` brings it); says 'not run' without.
+#![cfg(feature = "cuda")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn cuobjdump() -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut candidates = vec![root.join(".cuda/nvidia/cu13/bin")];
+    for name in ["CUDA_HOME", "CUDA_PATH"] {
+        candidates.extend(std::env::var_os(name).map(|home| Path::new(&home).join("bin")));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    candidates.extend(std::env::split_paths(&path));
+    candidates.push("/usr/local/cuda/bin".into());
+    candidates
+        .into_iter()
+        .map(|folder| folder.join("cuobjdump"))
+        .find(|program| {
+            Command::new(program)
+                .arg("--version")
+                .output()
+                .is_ok_and(|output| output.status.success())
+        })
+}
+
+/// Opcodes by (architecture, kernel).
+fn disassemble(
+    program: &Path,
+    image: &imma::cuda::Image,
+) -> BTreeMap<(String, String), Vec<String>> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let file = folder.join(format!("{}.fatbin", image.name));
+    std::fs::write(&file, image.bytes).unwrap();
+    let output = Command::new(program)
+        .arg("-sass")
+        .arg(&file)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut kernels: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    let (mut arch, mut kernel) = (String::new(), String::new());
+    for line in text.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix("arch = ") {
+            arch = name.into();
+        } else if let Some(name) = line.strip_prefix("Function : ") {
+            kernel = name.into();
+            kernels.insert((arch.clone(), kernel.clone()), Vec::new());
+        } else if let Some((_, instruction)) =
+            line.strip_prefix("/*").and_then(|l| l.split_once("*/"))
+        {
+            // An instruction may stand behind a predicate: `@!P0 LDG.E.128 R4, ...`.
+            let words = instruction.split_whitespace();
+            let opcode = words.into_iter().find(|word| !word.starts_with('@'));
+            if let (Some(opcode), Some(list)) =
+                (opcode, kernels.get_mut(&(arch.clone(), kernel.clone())))
+            {
+                if opcode.starts_with(char::is_uppercase) {
+                    list.push(opcode.trim_end_matches(';').into());
+                }
+            }
+        }
+    }
+    kernels
+}
+
+#[test]
+fn kernels_spill_nothing_and_access_16_bytes() {
+    let Some(program) = cuobjdump() else {
+        println!("not run: no cuobjdump");
+        return;
+    };
+    let mut checked = 0;
+    let mut wrong = Vec::new();
+    for image in imma::cuda::images() {
+        let kernels = disassemble(&program, image);
+        for entry in image.entries {
+            assert!(
+                kernels.keys().any(|(_, name)| name == entry),
+                "{entry} was not disassembled"
+            );
+        }
+        for ((arch, name), opcodes) in kernels {
+            checked += 1;
+            let uses = |prefix: &str, part: &str| {
+                opcodes
+                    .iter()
+                    .any(|op| op.starts_with(prefix) && op.split('.').any(|p| p == part))
+            };
+            if opcodes.is_empty() {
+                wrong.push(format!("{arch} {name}: no instructions seen"));
+            }
+            for op in &opcodes {
+                if op.starts_with("LDL") || op.starts_with("STL") {
+                    wrong.push(format!("{arch} {name}: local memory ({op})"));
+                }
+                // A generic access hides which memory it reads and is slower.
+                if op == "LD" || op.starts_with("LD.") || op == "ST" || op.starts_with("ST.") {
+                    wrong.push(format!("{arch} {name}: generic access ({op})"));
+                }
+            }
+            if !name.starts_with("dequantize_i8") && !uses("LDG", "128") {
+                wrong.push(format!("{arch} {name}: no 16-byte load"));
+            }
+            let stores = ["dequantize_", "quantize_cols_", "transpose_"];
+            if stores.iter().any(|family| name.starts_with(family)) && !uses("STG", "128") {
+                wrong.push(format!("{arch} {name}: no 16-byte store"));
+            }
+        }
+    }
+    println!("{checked} kernels disassembled");
+    assert!(checked > 0 && wrong.is_empty(), "{wrong:#?}");
+}
