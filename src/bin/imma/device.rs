@@ -47,6 +47,10 @@ impl DeviceArgs {
 }
 
 /// One sentence about the GPU.
-pub fn cuda_status() -> &'static str {
-    "CUDA is not part of this version"
+pub fn cuda_status() -> String {
+    let status = imma::cuda::status();
+    if status.is_usable() {
+        return format!("{status}; products on the GPU are not part of this version");
+    }
+    status.to_string()
 }
