@@ -1,4 +1,19 @@
 //! int8 matrix multiplication: quantise, multiply with exact int32 sums, dequantise in the same pass.
+//!
+//! Start with [`q_matmul_int8`] (floats in, floats out), [`matmul_true_int8`] (integers in, exact sums out) or
+//! [`Int8Linear`] (weights packed once). Below them lie [`quant`] (quantisers and quantised tensors) and the contract that
+//! every backend fulfils: [`Backend`], [`Weights`], [`Gemm`], [`Epilogue`]. The rounding rules are in [`numerics`] and
+//! [`epilogue`]; every backend, instruction set and thread count gives those bits.
+//!
+//! ```
+//! use imma::Int8Linear;
+//! use ndarray::{arr2, Array2};
+//! // y = x W^T + b with W [out, in] quantised per channel once, x per token in each call.
+//! let layer = Int8Linear::from_float(arr2(&[[1.0f32, -2.0], [0.5, 0.25]]).view(), None)?;
+//! let y: Array2<f32> = layer.forward(arr2(&[[2.0f32, 1.0]]).view())?;
+//! assert!(y[[0, 0]].abs() < 0.02 && (y[[0, 1]] - 1.25).abs() < 0.02);
+//! # Ok::<(), imma::Error>(())
+//! ```
 
 pub mod activation;
 pub mod cpu;
@@ -26,3 +41,8 @@ pub use ops::{
     DotGeneral, FloatDotGeneral, GradientDims, Int8Linear, MatmulShape, Precision, Pullback,
 };
 pub use rounding::Rounding;
+
+/// The README's example, compiled and run with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,7 +1,7 @@
 //! NVIDIA GPUs: the feature `cuda`.
 //!
-//! [`status`] says whether and why not, in every build and on every machine. The rest exists with the feature:
-//! [`Device`] is a GPU with this crate's kernels loaded, and its methods enqueue them on a stream of the caller's,
+//! [`status()`] says whether and why not, in every build and on every machine. The rest exists with the feature:
+//! `Device` is a GPU with this crate's kernels loaded, and its methods enqueue them on a stream of the caller's,
 //! over memory of the caller's. They allocate nothing and wait for nothing, so they can be captured in a graph.
 //!
 //! The kernels are in `cuda/`, one file each, and give the bits of [`numerics`](crate::numerics).
