@@ -8,7 +8,7 @@ use imma::{
     Activation, ActivationQuant, Backend, Cpu, DType, Element, Epilogue, Error, FloatSlice,
     FloatView, Gemm, Lhs, OutputMut, Scales, Weights,
 };
-use ndarray::{s, Array1, Array2, ArrayView2, Axis};
+use ndarray::{s, Array1, Array2, ArrayView2, ArrayViewMut2, Axis};
 use proptest::prelude::*;
 use std::sync::OnceLock;
 
@@ -393,46 +393,53 @@ impl Operands {
 
 // ----------------------------------------------------------------------------------------------- checking
 
-/// What a product must be written into: an array with rows apart, whose gaps must stay as they are.
+/// What a product must be written into: every other row of a wider array, from the last up; what lies between
+/// must stay as it is.
 struct Written<T> {
     array: Array2<T>,
+    filler: T,
     n: usize,
 }
 
-impl<T: Copy> Written<T> {
-    const GAP: usize = 3;
-
+impl<T: Copy + PartialEq> Written<T> {
     fn new((m, n): (usize, usize), filler: T) -> Self {
         Written {
-            array: Array2::from_elem((m, n + Self::GAP), filler),
+            array: Array2::from_elem((2 * m, n + 3), filler),
+            filler,
             n,
         }
+    }
+
+    fn view(&mut self) -> ArrayViewMut2<'_, T> {
+        self.array.slice_mut(s![..;-2, ..self.n])
+    }
+
+    /// The product; panics when something else was written.
+    fn take(mut self) -> Array2<T> {
+        let product = self.view().to_owned();
+        let filler = self.filler;
+        self.view().fill(filler);
+        let beside = self.array.iter().filter(|x| **x != filler).count();
+        assert_eq!(beside, 0, "elements written beside the product");
+        product
     }
 }
 
 macro_rules! product {
     ($dim:expr, $output:expr, |$out:ident| $run:expr) => {{
         macro_rules! one {
-            ($tag:ident, $filler:expr, $same:expr) => {{
+            ($tag:ident, $filler:expr) => {{
                 let mut written = Written::new($dim, $filler);
-                let n = written.n;
-                let $out = OutputMut::$tag(written.array.slice_mut(s![.., ..n]));
-                $run.map(|()| {
-                    let gap = written.array.slice(s![.., n..]);
-                    assert!(
-                        gap.iter().all(|x| $same(x, &$filler)),
-                        "written beyond a row"
-                    );
-                    Product::$tag(written.array.slice(s![.., ..n]).to_owned())
-                })
+                let $out = OutputMut::$tag(written.view());
+                $run.map(|()| Product::$tag(written.take()))
             }};
         }
         match $output {
-            DType::F32 => one!(F32, -7.5f32, f32::eq),
-            DType::F16 => one!(F16, f16::from_f32(-7.5), f16::eq),
-            DType::BF16 => one!(BF16, bf16::from_f32(-7.5), bf16::eq),
-            DType::I32 => one!(I32, 1_234_567_890i32, i32::eq),
-            _ => one!(I8, 99i8, i8::eq),
+            DType::F32 => one!(F32, -7.5f32),
+            DType::F16 => one!(F16, f16::from_f32(-7.5)),
+            DType::BF16 => one!(BF16, bf16::from_f32(-7.5)),
+            DType::I32 => one!(I32, 1_234_567_890i32),
+            _ => one!(I8, 99i8),
         }
     }};
 }
@@ -493,12 +500,9 @@ fn check(backend: &dyn Backend, case: &Case, o: &Operands, want: &Product) -> Re
     match (case.lhs, case.weights) {
         (LhsKind::Int8, None) if plain && case.output == DType::I32 => {
             let mut out = Written::new(dim, -5i32);
-            let view = out.array.slice_mut(s![.., ..case.n]);
             let (a, w) = (o.lhs_int8.view(), o.weights_int8.view());
-            backend.matmul_int8(a, w, view).map_err(fail)?;
-            let got = Product::I32(out.array.slice(s![.., ..case.n]).to_owned());
-            same("matmul_int8", &got, want)?;
-            assert!(out.array.slice(s![.., case.n..]).iter().all(|x| *x == -5));
+            backend.matmul_int8(a, w, out.view()).map_err(fail)?;
+            same("matmul_int8", &Product::I32(out.take()), want)?;
         }
         (LhsKind::Float(_, ActivationQuant::PerToken), Some(_))
             if plain && case.output != DType::I8 =>
@@ -896,14 +900,33 @@ fn long_and_wide_products() {
         (3, 70, 20_000),
         (67, 259, 1025),
         (300, 33, 2049),
+        (900, 40, 40),
     ] {
-        let mut case = Case::plain(m, n, k, Data::Full);
-        failures.extend(check_everywhere(&case).err());
-        case.output = DType::BF16;
-        case.lhs = LhsKind::Float(DType::BF16, ActivationQuant::PerToken);
-        case.weights = Some(DType::F32);
-        case.bias = Some(DType::F32);
-        failures.extend(check_everywhere(&case).err());
+        let plain = Case::plain(m, n, k, Data::Full);
+        failures.extend(check_everywhere(&plain).err());
+        // Everything that belongs to a row or a column.
+        let integers = Case {
+            row_scales: ScaleKind::PerVector,
+            col_scales: ScaleKind::PerVector,
+            zero_points: 2,
+            bias: Some(DType::F16),
+            residual: Some(DType::F32),
+            output: DType::F32,
+            ..plain.clone()
+        };
+        failures.extend(check_everywhere(&integers).err());
+        for quant in [
+            ActivationQuant::PerToken,
+            ActivationQuant::PerTokenAsymmetric,
+        ] {
+            let floats = Case {
+                lhs: LhsKind::Float(DType::BF16, quant),
+                weights: Some(DType::F32),
+                output: DType::BF16,
+                ..plain.clone()
+            };
+            failures.extend(check_everywhere(&floats).err());
+        }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
