@@ -39,7 +39,10 @@ pub enum FaultKind {
     /// Nobody can go on.
     #[error("deadlock: {0}")]
     Deadlock(String),
-    /// `trap`, or a failed `assert`.
+    /// A failed `assert`.
+    #[error("assertion failed: {0}")]
+    Assert(String),
+    /// `trap`.
     #[error("trap")]
     Trap,
     /// More instructions than the limit allows.
