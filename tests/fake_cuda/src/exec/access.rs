@@ -1,6 +1,6 @@
 //! Loads, stores, atomics and `cp.async`, lane by lane.
 use super::cta::{stop, Cta, Step};
-use super::float::{half2, halves};
+use super::float::{f32x2, half2, halves};
 use super::regs::lanes;
 use super::warp::{Copy, Warp};
 use super::FaultKind;
@@ -52,9 +52,7 @@ fn combine(op: AtomOp, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
     let signed = |v: u64| extend(ty, v) as i64;
     match op {
         AtomOp::Add => match ty {
-            Ty::F32 => (f32::from_bits(old as u32) + f32::from_bits(b as u32))
-                .to_bits()
-                .into(),
+            Ty::F32 => f32x2(Float2::Add, PLAIN, old as u32, b as u32).into(),
             Ty::F64 => (f64::from_bits(old) + f64::from_bits(b)).to_bits(),
             Ty::F16 | Ty::F16x2 | Ty::Bf16 | Ty::Bf16x2 => {
                 halves(ty, [old as u32, b as u32], |[x, y]| {

@@ -1,11 +1,10 @@
 //! `cvt`: one value from one type to another.
-use super::float::{flush, narrow, narrow16, widen16, NAN32};
+use super::float::{canonical, flush, narrow, narrow16, widen16};
 use crate::ptx::ir::{Cvt, Round, Ty};
 
 /// A value on its way: integers stay integers.
 enum Value {
     Int(i128),
-    /// Value, and whether it came from f64 or a narrower format (NaN bits differ).
     Float(f64),
 }
 
@@ -45,14 +44,10 @@ fn int_range(ty: Ty) -> (i128, i128) {
     }
 }
 
-/// Float to integer: NaN gives 0 (for 64 bits the sign bit alone), values outside clamp to the range.
+/// Float to integer: NaN gives 0, values outside clamp to the range.
 fn float_to_int(c: Cvt, v: f64) -> u64 {
     if v.is_nan() {
-        return match (c.to.bits(), c.from) {
-            (64, _) => 1 << 63,
-            (32, Ty::F64) => 1 << 31,
-            _ => 0,
-        };
+        return 0;
     }
     let (low, high) = int_range(c.to);
     let v = to_integer(v, c.round);
@@ -106,10 +101,9 @@ fn write_float(c: Cvt, v: f64) -> u64 {
     }
     match c.to {
         Ty::F64 => v.to_bits(),
-        Ty::F32 if v.is_nan() => NAN32.into(),
         Ty::F32 => {
             let r = narrow(v, c.round);
-            u64::from(if c.ftz { flush(r) } else { r }.to_bits())
+            u64::from(canonical(if c.ftz { flush(r) } else { r }))
         }
         ty => narrow16(ty, v, c.round).into(),
     }

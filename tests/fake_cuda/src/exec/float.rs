@@ -7,7 +7,7 @@
 use crate::ptx::ir::{Class, Cmp, Float1, Float2, FloatMods, Round, Ty};
 
 /// The canonical NaN of f32.
-pub const NAN32: u32 = 0x7fff_ffff;
+const NAN32: u32 = 0x7fff_ffff;
 /// The canonical NaN of f16 and bf16.
 pub const NAN16: u16 = 0x7fff;
 
@@ -27,10 +27,20 @@ fn finish(v: f32, m: FloatMods) -> u32 {
         // NaN.sat is +0.
         return if v > 0.0 { v.min(1.0).to_bits() } else { 0 };
     }
-    if v.is_nan() {
+    canonical(v)
+}
+
+/// The bits of a result, with the one NaN that PTX knows.
+///
+/// The test looks at the bits on purpose: `if v.is_nan() { NAN32 } else { v.to_bits() }` picks between two
+/// NaNs, and since Rust leaves open which NaN an operation returns, the optimiser may drop the choice
+/// (it does after `sqrt`).
+pub fn canonical(v: f32) -> u32 {
+    let bits = v.to_bits();
+    if bits & 0x7fff_ffff > 0x7f80_0000 {
         NAN32
     } else {
-        v.to_bits()
+        bits
     }
 }
 
