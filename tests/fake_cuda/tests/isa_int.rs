@@ -76,7 +76,7 @@ fn arithmetic() {
     check2("max.u32", |a, b| a.max(b));
     check2("and.b32", |a, b| a & b);
     check2("xor.b32", |a, b| a ^ b);
-    check2("div.u32", |a, b| if b == 0 { u32::MAX } else { a / b });
+    check2("div.u32", |a, b| a.checked_div(b).unwrap_or(u32::MAX));
     check2("div.s32", |a, b| {
         if b == 0 {
             u32::MAX

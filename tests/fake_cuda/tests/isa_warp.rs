@@ -177,7 +177,7 @@ fn ldmatrix_gives_each_lane_its_pair() {
             }
         }
         // stmatrix of what ldmatrix gave is what was there.
-        let back = body.replace("bar.sync 0;", "bar.sync 0;").replace(
+        let back = body.replace(
             "\nst.global.u32 [%o], %r0;",
             &format!(
                 "\nbar.sync 0; stmatrix.sync.aligned.m8n8.x4{trans}.shared.b16 [%a], {{%r3, %r2, %r1, %r0}}; bar.sync 0;\n\

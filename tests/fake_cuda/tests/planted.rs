@@ -49,7 +49,7 @@ fn off_by_one_global_read() {
     };
     assert!(near.contains("4 bytes past"), "{f}");
     assert_eq!(
-        (f.thread, f.block, f.kernel.as_str()),
+        (f.thread, f.block, &*f.kernel),
         ([31, 0, 0], [0, 0, 0], "k")
     );
 }
@@ -359,7 +359,7 @@ fn faults_name_the_source_line() {
         .unwrap_err();
     assert_eq!(
         (f.ptx_line, f.source.clone()),
-        (10, Some((String::from("cuda/quantize.cu"), 42)))
+        (10, Some(("cuda/quantize.cu".into(), 42)))
     );
     assert!(f.to_string().contains("cuda/quantize.cu:42"), "{f}");
 }

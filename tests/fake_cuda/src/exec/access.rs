@@ -355,10 +355,19 @@ impl Cta<'_> {
                 );
             }
             let mut data = [0u8; 16];
-            for (i, byte) in (0u64..).zip(&mut data[..size as usize]) {
+            // Whole words where the source is whole; a shorter source is read byte by byte.
+            let width = if size == u32::from(bytes) {
+                size.min(8)
+            } else {
+                1
+            };
+            for (at, piece) in (src[lane]..)
+                .step_by(width as usize)
+                .zip(data[..size as usize].chunks_mut(width as usize))
+            {
                 let mut value = [0];
-                self.load(w, lane, (Space::Global, src[lane] + i), 1, &mut value)?;
-                *byte = value[0] as u8;
+                self.load(w, lane, (Space::Global, at), u64::from(width), &mut value)?;
+                piece.copy_from_slice(&value[0].to_le_bytes()[..piece.len()]);
             }
             if let Err(fault) = self.shared.promise(dst[lane], total, w.id) {
                 return stop(lane, shared_fault(fault));

@@ -40,7 +40,7 @@ impl Env<'_> {
         let params = self.launch.params;
         let end = addr.saturating_add(out.len() as u64);
         if end > params.len() as u64 {
-            let near = format!(", the kernel has {} parameter bytes", params.len());
+            let near = format!(", the kernel has {} parameter bytes", params.len()).into();
             return Err(MemoryFault::OutOfBounds {
                 addr,
                 bytes: out.len() as u64,
@@ -167,11 +167,14 @@ impl<'a> Cta<'a> {
         let inst = &self.env.program.code[pc as usize];
         let files = &self.env.program.files;
         let source = inst.loc.map(|(file, line)| {
-            let name = files.iter().find(|f| f.0 == file).map_or("?", |f| &f.1);
-            (name.to_owned(), line)
+            let name = files
+                .iter()
+                .find(|f| f.0 == file)
+                .map_or("?", |f| f.1.as_str());
+            (name.into(), line)
         });
         Fault {
-            kernel: self.env.launch.entry.to_owned(),
+            kernel: self.env.launch.entry.into(),
             ptx_line: inst.line,
             source,
             block: self.block,
@@ -218,7 +221,7 @@ impl<'a> Cta<'a> {
         let random = self.rng.next();
         let budget = 8 + random % 120;
         let wild = (random >> 16).is_multiple_of(16);
-        let any = wild.then(|| random >> 20);
+        let any = wild.then_some(random >> 20);
         let Some(mut cur) = w.take_ready(any) else {
             return Ok(());
         };

@@ -20,18 +20,25 @@ fn panel(regs: &[Lanes<u32>], rows_in_regs: usize, signed: bool) -> Panel {
     let mut out = [[0i16; 32]; 16];
     for (r, lanes) in regs.iter().enumerate() {
         let (row, k) = (8 * (r % rows_in_regs), 16 * (r / rows_in_regs));
-        for (lane, bits) in lanes.iter().enumerate() {
-            for (i, byte) in bits.to_le_bytes().into_iter().enumerate() {
-                let v = if signed {
-                    i16::from(byte as i8)
-                } else {
-                    i16::from(byte)
+        for (group, four) in lanes.as_chunks::<4>().0.iter().enumerate() {
+            let run = &mut out[(row + group) % 16][k..k + 16];
+            for (values, bits) in run.as_chunks_mut::<4>().0.iter_mut().zip(four) {
+                *values = match signed {
+                    true => bits.to_le_bytes().map(|b| i16::from(b as i8)),
+                    false => bits.to_le_bytes().map(i16::from),
                 };
-                out[row + lane / 4][k + 4 * (lane % 4) + i] = v;
             }
         }
     }
     out
+}
+
+/// Exact: 32 products of at most 2^16 each.
+fn dot(a: &[i16; 32], b: &[i16; 32]) -> i32 {
+    a.iter()
+        .zip(b)
+        .map(|(&x, &y)| i32::from(x) * i32::from(y))
+        .sum()
 }
 
 /// D = A B + C for one warp.
@@ -41,11 +48,7 @@ pub fn mma(s: MmaShape, a: &[Lanes<u32>], b: &[Lanes<u32>], c: &mut [Lanes<u32>]
     for (r, sums) in c.iter_mut().enumerate() {
         for (lane, sum) in sums.iter_mut().enumerate() {
             let (row, column) = (lane / 4 + 8 * (r / 2), 2 * (lane % 4) + r % 2);
-            let dot: i32 = a[row]
-                .iter()
-                .zip(&b[column])
-                .map(|(&x, &y)| i32::from(x) * i32::from(y))
-                .sum();
+            let dot = dot(&a[row % 16], &b[column]);
             *sum = match s.satfinite {
                 true => (*sum as i32).saturating_add(dot) as u32,
                 false => sum.wrapping_add(dot as u32),

@@ -83,13 +83,12 @@ impl Warp {
             n @ 0..32 => (1u32 << n) - 1,
             _ => FULL,
         };
-        let mut tid = [[0; 32]; 3];
-        for lane in 0..32 {
-            let t = (32 * id + lane) as u32;
-            tid[0][lane] = t % block[0];
-            tid[1][lane] = t / block[0] % block[1];
-            tid[2][lane] = t / (block[0] * block[1]);
-        }
+        let thread = |lane: usize| (32 * id + lane) as u32;
+        let tid = [
+            std::array::from_fn(|lane| thread(lane) % block[0]),
+            std::array::from_fn(|lane| thread(lane) / block[0] % block[1]),
+            std::array::from_fn(|lane| thread(lane) / (block[0] * block[1])),
+        ];
         Warp {
             id,
             regs: Regs::new(program.regs32, program.regs64, program.preds),

@@ -21,7 +21,7 @@ impl LocalMemory {
 
     fn place(&self, lane: usize, addr: u64, len: usize) -> Result<usize, MemoryFault> {
         if addr > self.bytes as u64 || len > self.bytes - addr as usize {
-            let near = format!(", the thread has {} local bytes", self.bytes);
+            let near = format!(", the thread has {} local bytes", self.bytes).into();
             return Err(MemoryFault::OutOfBounds {
                 addr,
                 bytes: len as u64,

@@ -16,6 +16,19 @@ pub enum SharedFault {
 const INIT: u8 = 1;
 const PENDING: u8 = 2;
 
+/// The states that all bytes have, and those that any has.
+fn summary(state: &[u8]) -> (u8, u8) {
+    if let Ok(word) = <[u8; 4]>::try_from(state) {
+        // The common case: four bytes alike.
+        if word == [word[0]; 4] {
+            return (word[0], word[0]);
+        }
+    }
+    state
+        .iter()
+        .fold((u8::MAX, 0), |(all, any), s| (all & s, any | s))
+}
+
 /// Bytes with their state: written, or promised by a `cp.async`.
 pub struct SharedMemory {
     data: Vec<u8>,
@@ -41,7 +54,7 @@ impl SharedMemory {
         let base = u64::from(SHARED_BASE);
         let end = base + self.data.len() as u64;
         if addr < base || addr + bytes > end {
-            let near = format!(", the block has shared bytes {base:#x}..{end:#x}");
+            let near = format!(", the block has shared bytes {base:#x}..{end:#x}").into();
             return Err(SharedFault::Memory(MemoryFault::OutOfBounds {
                 addr,
                 bytes,
@@ -60,15 +73,12 @@ impl SharedMemory {
         how: Touch,
     ) -> Result<usize, SharedFault> {
         let at = self.place(addr, bytes)?;
-        let state = &self.state[at..at + bytes as usize];
-        let all = state
-            .iter()
-            .fold((INIT, 0), |(and, or), s| (and & s, or | s));
-        if all.1 & PENDING != 0 {
+        let (all, any) = summary(&self.state[at..at + bytes as usize]);
+        if any & PENDING != 0 {
             let text = format!("{how:?} of {bytes} bytes at {addr:#x} before the cp.async.wait that completes them");
             return Err(SharedFault::Pending(text));
         }
-        if how != Touch::Write && all.0 & INIT == 0 {
+        if how != Touch::Write && all & INIT == 0 {
             return Err(SharedFault::Memory(MemoryFault::Uninitialised {
                 addr,
                 bytes,
