@@ -39,7 +39,10 @@ pub enum FaultKind {
     /// Nobody can go on.
     #[error("deadlock: {0}")]
     Deadlock(String),
-    /// `trap`, or a failed `assert`.
+    /// A failed `assert`.
+    #[error("assertion failed: {0}")]
+    Assert(String),
+    /// `trap`.
     #[error("trap")]
     Trap,
     /// More instructions than the limit allows.
@@ -54,11 +57,11 @@ pub enum FaultKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// Kernel.
-    pub kernel: String,
+    pub kernel: Box<str>,
     /// Line in the PTX text, from 1; 0 where no instruction is to blame.
     pub ptx_line: u32,
     /// Source file and line, where the PTX has `.loc`.
-    pub source: Option<(String, u32)>,
+    pub source: Option<(Box<str>, u32)>,
     /// Block index.
     pub block: [u32; 3],
     /// Thread index in the block.
@@ -71,7 +74,7 @@ impl Fault {
     /// A fault before any instruction ran.
     pub fn at_launch(kernel: &str, kind: FaultKind) -> Self {
         Fault {
-            kernel: kernel.to_owned(),
+            kernel: kernel.into(),
             ptx_line: 0,
             source: None,
             block: [0; 3],

@@ -1,5 +1,19 @@
-//! Runs a kernel.
+//! Runs a kernel: blocks in parallel, the warps of a block in a seeded random order.
+mod access;
+mod collective;
+mod convert;
+mod cta;
 mod fault;
+mod float;
+mod int;
+mod mma;
+mod regs;
+mod rendezvous;
+mod step;
+mod warp;
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 pub use fault::{Fault, FaultKind};
 
@@ -21,9 +35,15 @@ pub fn link(module: Module, memory: &GlobalMemory) -> Result<LinkedModule, Memor
     let mut addresses = Vec::new();
     for g in &module.globals {
         let at = memory.alloc(g.size.max(1))?;
-        memory.fill(at, 0, g.size)?;
-        memory.write(at, &g.init)?;
+        memory.fill(at, 0, g.size.max(1))?;
         addresses.push(at);
+    }
+    for (g, &at) in module.globals.iter().zip(&addresses) {
+        memory.write(at, &g.init)?;
+        for &(offset, variable, addend) in &g.relocations {
+            let pointer = addresses[variable].wrapping_add(addend as u64);
+            memory.write(at + offset, &pointer.to_le_bytes())?;
+        }
     }
     Ok(LinkedModule { module, addresses })
 }
@@ -87,13 +107,113 @@ pub struct LaunchStats {
     pub blocks: u64,
 }
 
-/// Runs a kernel to its end.
+/// Runs a kernel to its end. Blocks start in order of their index, as many at a time as there are
+/// host threads; a block may wait for blocks before it, not for blocks behind it.
 ///
 /// # Errors
-/// The first thing a thread did wrong, or a launch the device refuses.
+/// The first thing a thread did wrong (of the block with the lowest index), or a launch the device refuses.
 pub fn launch(l: &Launch<'_>) -> Result<LaunchStats, Fault> {
-    Err(Fault::at_launch(
-        l.entry,
-        FaultKind::BadLaunch(String::from("not built yet")),
-    ))
+    let entry = check(l).map_err(|text| Fault::at_launch(l.entry, FaultKind::BadLaunch(text)))?;
+    let env = cta::Env {
+        launch: l,
+        program: &entry.program,
+        memory: l.memory,
+        view: l.memory.view(),
+        globals: &l.module.addresses,
+    };
+    let blocks = l.grid.iter().map(|&g| u64::from(g)).product();
+    let (next, threads, warps) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let first: Mutex<Option<(u64, Fault)>> = Mutex::new(None);
+    let worker = || loop {
+        let index = next.fetch_add(1, Relaxed);
+        if index >= blocks {
+            return;
+        }
+        let mut block = cta::Cta::new(&env, index);
+        let done = block.run();
+        threads.fetch_add(block.thread_instructions, Relaxed);
+        warps.fetch_add(block.warp_instructions, Relaxed);
+        if let Err(fault) = done {
+            next.fetch_max(blocks, Relaxed);
+            let mut slot = first.lock().unwrap_or_else(PoisonError::into_inner);
+            if slot.as_ref().is_none_or(|(i, _)| index < *i) {
+                *slot = Some((index, fault));
+            }
+        }
+    };
+    let workers = blocks.min(rayon::current_num_threads() as u64);
+    if workers < 2 {
+        worker();
+    } else {
+        rayon::scope(|s| (0..workers).for_each(|_| s.spawn(|_| worker())));
+    }
+    match first.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some((_, fault)) => Err(fault),
+        None => Ok(LaunchStats {
+            thread_instructions: threads.into_inner(),
+            warp_instructions: warps.into_inner(),
+            blocks,
+        }),
+    }
+}
+
+/// Checks a launch against the device's limits.
+fn check<'a>(l: &Launch<'a>) -> Result<&'a Entry, String> {
+    let d = l.device;
+    let entry = l
+        .module
+        .entry(l.entry)
+        .ok_or_else(|| String::from("no such kernel"))?;
+    let target = &l.module.module.target;
+    let wanted: u32 = target
+        .trim_start_matches("sm_")
+        .trim_end_matches(|c: char| c.is_alphabetic())
+        .parse()
+        .unwrap_or(0);
+    let exact = target.ends_with('a');
+    if wanted > d.cc() || (exact && wanted != d.cc()) {
+        return Err(format!("PTX for {target} on {}", d.name));
+    }
+    for axis in 0..3 {
+        if l.grid[axis] == 0 || l.grid[axis] > d.max_grid_dim[axis] {
+            return Err(format!("grid {:?}", l.grid));
+        }
+        if l.block[axis] == 0 || l.block[axis] > d.max_block_dim[axis] {
+            return Err(format!("block {:?}", l.block));
+        }
+    }
+    let threads: u32 = l.block.iter().product();
+    if threads > d.max_threads_per_block {
+        return Err(format!(
+            "{threads} threads in a block, the device takes {}",
+            d.max_threads_per_block
+        ));
+    }
+    if let Some(max) = entry.max_ntid.filter(|m| threads > m.iter().product()) {
+        return Err(format!(
+            "block {:?}, the kernel was compiled for at most {max:?}",
+            l.block
+        ));
+    }
+    if let Some(want) = entry.req_ntid.filter(|r| *r != l.block) {
+        return Err(format!(
+            "block {:?}, the kernel was compiled for {want:?}",
+            l.block
+        ));
+    }
+    let shared = u64::from(entry.static_shared) + u64::from(l.dynamic_shared);
+    if shared > u64::from(d.max_shared_per_block_optin) {
+        return Err(format!(
+            "{shared} bytes of shared memory, the device has {}",
+            d.max_shared_per_block_optin
+        ));
+    }
+    if l.params.len() < entry.param_bytes as usize {
+        return Err(format!(
+            "{} parameter bytes, the kernel takes {}",
+            l.params.len(),
+            entry.param_bytes
+        ));
+    }
+    Ok(entry)
 }

@@ -13,7 +13,7 @@ pub enum MemoryFault {
         /// Length of the access.
         bytes: u64,
         /// Where the nearest allocation lies, as text; empty if there is none.
-        near: String,
+        near: Box<str>,
     },
     /// The bytes were part of an allocation that has been freed.
     #[error(

@@ -197,7 +197,11 @@ impl Table {
             }
             _ => String::from(", no allocation near"),
         };
-        MemoryFault::OutOfBounds { addr, bytes, near }
+        MemoryFault::OutOfBounds {
+            addr,
+            bytes,
+            near: near.into(),
+        }
     }
 }
 

@@ -10,9 +10,15 @@
 //! ```
 mod fault;
 mod global;
+mod local;
+mod race;
+mod shared;
 
 pub use fault::MemoryFault;
 pub use global::{Allocation, GlobalMemory, GlobalView};
+pub use local::LocalMemory;
+pub use race::{join, Clocks, Knowledge, Touch, MAX_WARPS};
+pub use shared::{SharedFault, SharedMemory};
 
 /// Start of the shared window in the generic address space.
 pub const SHARED_WINDOW: u64 = 0x0100_0000_0000;
@@ -24,3 +30,5 @@ pub const PARAM_WINDOW: u64 = 0x0300_0000_0000;
 pub const WINDOW_BYTES: u64 = 1 << 32;
 /// First address that global memory hands out.
 pub const GLOBAL_BASE: u64 = 0x7000_0000_0000;
+/// First address of a block's shared memory in its space: the driver keeps the bytes before it.
+pub const SHARED_BASE: u32 = 1024;
