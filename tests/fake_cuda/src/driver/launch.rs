@@ -1,0 +1,354 @@
+//! Kernel launches: checked as the driver checks them, then run by the interpreter.
+use std::sync::Arc;
+
+use super::abi::{ConfigPointer, Host, LAUNCH_ATTRIBUTE_BYTES};
+use super::function::Function;
+use super::in_context;
+use super::occupancy;
+use super::state::Driver;
+use super::stats;
+use super::status::{Result, Status};
+use super::work::{submit, Work};
+use crate::exec::{launch, Fault, FaultKind, Launch};
+use crate::memory::MemoryFault;
+
+/// A launch that passed the driver's checks.
+pub struct KernelLaunch {
+    function: Arc<Function>,
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    params: Vec<u8>,
+}
+
+/// How parameters arrive: an array of pointers, or the packed buffer named by `extra`.
+struct Arguments {
+    pointers: Host,
+    extra: Host,
+}
+
+const EXTRA_END: u64 = 0;
+const EXTRA_POINTER: u64 = 1;
+const EXTRA_SIZE: u64 = 2;
+
+impl Arguments {
+    /// The packed parameters of a kernel.
+    fn pack(&self, function: &Function) -> Result<Vec<u8>> {
+        let entry = function.entry()?;
+        let mut packed = vec![0; entry.param_bytes as usize];
+        if packed.is_empty() {
+            return Ok(packed);
+        }
+        if self.extra.address() != 0 {
+            return self.packed_by_caller(&function.name().to_owned(), packed.len());
+        }
+        if self.pointers.address() == 0 {
+            return Err(Status::INVALID_VALUE.because(format!(
+                "{} takes {} parameters, none given",
+                function.name(),
+                entry.params.len()
+            )));
+        }
+        for (i, param) in entry.params.iter().enumerate() {
+            let pointer = self.pointers.offset(i * 8).number::<8>()?;
+            let value = Host::at(pointer as usize).read(param.size as usize)?;
+            let at = param.offset as usize;
+            packed[at..at + value.len()].copy_from_slice(&value);
+        }
+        Ok(packed)
+    }
+
+    fn packed_by_caller(&self, name: &str, want: usize) -> Result<Vec<u8>> {
+        let (mut buffer, mut bytes) = (0, 0);
+        let mut at = self.extra;
+        loop {
+            match at.number::<8>()? {
+                EXTRA_END => break,
+                EXTRA_POINTER => buffer = at.offset(8).number::<8>()?,
+                EXTRA_SIZE => {
+                    bytes = Host::at(at.offset(8).number::<8>()? as usize).number::<8>()?;
+                }
+                other => {
+                    return Err(
+                        Status::INVALID_VALUE.because(format!("{other} in a launch's extra"))
+                    )
+                }
+            }
+            at = at.offset(16);
+        }
+        // The caller may leave out the padding after the last parameter, or pass more of it.
+        if (bytes as usize) < want {
+            return Err(Status::INVALID_VALUE.because(format!(
+                "{name} takes {want} parameter bytes, {bytes} given"
+            )));
+        }
+        Host::at(buffer as usize).read(want)
+    }
+}
+
+/// Checks a launch against the device and the kernel.
+fn check(driver: &Driver, launch: &KernelLaunch) -> Result {
+    let (device, name) = (&driver.profile, launch.function.name());
+    let refuse = |status: Status, text: String| Err(status.because(format!("{name}: {text}")));
+    for axis in 0..3 {
+        if launch.grid[axis] == 0 || launch.grid[axis] > device.max_grid_dim[axis] {
+            return refuse(Status::INVALID_VALUE, format!("grid {:?}", launch.grid));
+        }
+        if launch.block[axis] == 0 || launch.block[axis] > device.max_block_dim[axis] {
+            return refuse(Status::INVALID_VALUE, format!("block {:?}", launch.block));
+        }
+    }
+    let threads = launch.block.iter().map(|&n| u64::from(n)).product::<u64>();
+    if threads > u64::from(device.max_threads_per_block) {
+        let text = format!("{threads} threads in a block");
+        return refuse(Status::INVALID_VALUE, text);
+    }
+    let most = launch.function.max_threads(device)?;
+    if threads > u64::from(most) {
+        let text = format!("{threads} threads in a block, compiled for at most {most}");
+        return refuse(Status::LAUNCH_OUT_OF_RESOURCES, text);
+    }
+    let required = launch.function.entry()?.req_ntid;
+    if let Some(required) = required.filter(|r| *r != launch.block) {
+        let text = format!("block {:?}, compiled for {required:?} only", launch.block);
+        return refuse(Status::INVALID_VALUE, text);
+    }
+    let limit = launch.function.dynamic_limit();
+    if launch.shared > limit {
+        let text = format!(
+            "{} bytes of dynamic shared memory, the kernel may have {limit}: \
+             set CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES first",
+            launch.shared
+        );
+        return refuse(Status::INVALID_VALUE, text);
+    }
+    Ok(())
+}
+
+impl KernelLaunch {
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    /// The kernel's fault, which sticks to the context.
+    pub fn run(&self, driver: &Driver) -> Result {
+        driver.check_poison()?;
+        let seed = stats::next_seed();
+        let done = launch(&Launch {
+            module: &self.function.module().linked,
+            entry: self.function.name(),
+            grid: self.grid,
+            block: self.block,
+            dynamic_shared: self.shared,
+            params: &self.params,
+            memory: &driver.memory,
+            device: &driver.profile,
+            seed,
+        });
+        match done {
+            Ok(stats) => {
+                stats::count_launch(driver, self.function.name(), &stats);
+                Ok(())
+            }
+            Err(fault) => {
+                stats::note_fault(&format!(
+                    "{fault}\n  launched with grid {:?}, block {:?}, {} bytes of dynamic shared memory, \
+                     on {}, schedule seed {seed}",
+                    self.grid, self.block, self.shared, driver.profile.name
+                ));
+                let status = status_of(&fault);
+                if !matches!(fault.kind, FaultKind::BadLaunch(_)) {
+                    driver.poison(status);
+                }
+                Err(status.into())
+            }
+        }
+    }
+}
+
+/// The result under which the real driver reports a fault.
+fn status_of(fault: &Fault) -> Status {
+    match &fault.kind {
+        FaultKind::BadLaunch(_) => Status::INVALID_VALUE,
+        FaultKind::Global(m) | FaultKind::Shared(m) | FaultKind::Local(m) => match m {
+            MemoryFault::Misaligned { .. } => Status::MISALIGNED_ADDRESS,
+            MemoryFault::OutOfBounds { .. } | MemoryFault::UseAfterFree { .. } => {
+                Status::ILLEGAL_ADDRESS
+            }
+            _ => Status::LAUNCH_FAILED,
+        },
+        FaultKind::Assert(_) => Status::ASSERT,
+        FaultKind::Deadlock(_) | FaultKind::Runaway(_) => Status::LAUNCH_TIMEOUT,
+        _ => Status::LAUNCH_FAILED,
+    }
+}
+
+/// Shape of a launch, as the caller states it.
+struct Shape {
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: u32,
+    cooperative: bool,
+}
+
+fn enqueue(
+    driver: &Driver,
+    function: usize,
+    shape: &Shape,
+    stream: usize,
+    arguments: &Arguments,
+) -> Result {
+    let function = driver.functions.get(function)?;
+    let stream = driver.stream(stream)?;
+    let params = arguments.pack(&function)?;
+    let launch = KernelLaunch {
+        function,
+        grid: shape.grid,
+        block: shape.block,
+        shared: shape.shared,
+        params,
+    };
+    check(driver, &launch)?;
+    if shape.cooperative {
+        let threads = launch.block.iter().product();
+        let each =
+            occupancy::blocks_per_sm(&driver.profile, &launch.function, threads, launch.shared)?;
+        let blocks: u64 = launch.grid.iter().map(|&n| u64::from(n)).product();
+        if blocks > u64::from(each) * u64::from(driver.profile.sm_count) {
+            return Err(Status::COOPERATIVE_LAUNCH_TOO_LARGE
+                .because(format!("{blocks} blocks, {each} fit on a multiprocessor")));
+        }
+    }
+    submit(driver, &stream, Work::Kernel(Arc::new(launch)))
+}
+
+#[no_mangle]
+extern "C" fn cuLaunchKernel(
+    function: usize,
+    grid_x: u32,
+    grid_y: u32,
+    grid_z: u32,
+    block_x: u32,
+    block_y: u32,
+    block_z: u32,
+    shared: u32,
+    stream: usize,
+    pointers: Host,
+    extra: Host,
+) -> Status {
+    in_context("cuLaunchKernel", |driver| {
+        let shape = Shape {
+            grid: [grid_x, grid_y, grid_z],
+            block: [block_x, block_y, block_z],
+            shared,
+            cooperative: false,
+        };
+        enqueue(
+            driver,
+            function,
+            &shape,
+            stream,
+            &Arguments { pointers, extra },
+        )
+    })
+}
+
+#[no_mangle]
+extern "C" fn cuLaunchCooperativeKernel(
+    function: usize,
+    grid_x: u32,
+    grid_y: u32,
+    grid_z: u32,
+    block_x: u32,
+    block_y: u32,
+    block_z: u32,
+    shared: u32,
+    stream: usize,
+    pointers: Host,
+) -> Status {
+    in_context("cuLaunchCooperativeKernel", |driver| {
+        let shape = Shape {
+            grid: [grid_x, grid_y, grid_z],
+            block: [block_x, block_y, block_z],
+            shared,
+            cooperative: true,
+        };
+        let extra = Host::at(0);
+        enqueue(
+            driver,
+            function,
+            &shape,
+            stream,
+            &Arguments { pointers, extra },
+        )
+    })
+}
+
+#[no_mangle]
+extern "C" fn cuLaunchKernelEx(
+    config: ConfigPointer,
+    function: usize,
+    pointers: Host,
+    extra: Host,
+) -> Status {
+    in_context("cuLaunchKernelEx", |driver| {
+        let config = config.get()?;
+        let mut cooperative = false;
+        for i in 0..config.count as usize {
+            let attribute = config.attributes.offset(i * LAUNCH_ATTRIBUTE_BYTES);
+            cooperative |= launch_attribute(driver, attribute, config.grid)?;
+        }
+        let shape = Shape {
+            grid: config.grid,
+            block: config.block,
+            shared: config.shared,
+            cooperative,
+        };
+        enqueue(
+            driver,
+            function,
+            &shape,
+            config.stream,
+            &Arguments { pointers, extra },
+        )
+    })
+}
+
+/// One attribute of a launch; whether it asks for a cooperative one.
+fn launch_attribute(driver: &Driver, attribute: Host, grid: [u32; 3]) -> Result<bool> {
+    const IGNORE: u32 = 0;
+    const COOPERATIVE: u32 = 2;
+    const CLUSTER_DIMENSION: u32 = 4;
+    const PROGRAMMATIC_STREAM_SERIALIZATION: u32 = 6;
+    const NO_EFFECT_HERE: [u32; 4] = [1, 3, 5, 8]; // L2 window, sync policy, cluster scheduling, priority
+
+    let value = attribute.offset(8);
+    match attribute.number::<4>()? as u32 {
+        IGNORE => Ok(false),
+        COOPERATIVE => Ok(value.number::<4>()? != 0),
+        CLUSTER_DIMENSION => {
+            let mut size = 1;
+            for (axis, blocks) in grid.into_iter().enumerate() {
+                let n = value.offset(axis * 4).number::<4>()? as u32;
+                if n == 0 || blocks % n != 0 {
+                    return Err(Status::INVALID_VALUE.because(format!(
+                        "a cluster of {n} does not divide the grid {grid:?}"
+                    )));
+                }
+                size *= n;
+            }
+            match size {
+                1 => Ok(false),
+                _ if driver.profile.cc() < 90 => {
+                    Err(Status::INVALID_CLUSTER_SIZE
+                        .because("clusters need compute capability 9.0"))
+                }
+                _ => Err(Status::NOT_SUPPORTED
+                    .because(format!("clusters of {size} blocks are not emulated"))),
+            }
+        }
+        // The earlier kernel has always ended here: what overlaps on hardware is in order, which is legal.
+        PROGRAMMATIC_STREAM_SERIALIZATION if driver.profile.cc() >= 90 => Ok(false),
+        id if NO_EFFECT_HERE.contains(&id) => Ok(false),
+        id => Err(Status::NOT_SUPPORTED.because(format!("launch attribute {id} is not emulated"))),
+    }
+}

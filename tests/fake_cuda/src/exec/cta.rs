@@ -1,0 +1,528 @@
+//! One block: schedules its warps in a seeded random order and keeps its barriers.
+use super::regs::lanes;
+use super::warp::{Split, State, Warp};
+use super::{Fault, FaultKind, Launch};
+use crate::memory::{
+    join, GlobalMemory, GlobalView, Knowledge, MemoryFault, SharedMemory, MAX_WARPS,
+};
+use crate::ptx::ir::{BarKind, Op, Program, Special, Src};
+
+/// Instructions of one block after which it is given up.
+const RUNAWAY: u64 = 1 << 30;
+
+/// A refused instruction: which lane did what.
+pub struct Stop {
+    pub lane: usize,
+    pub kind: FaultKind,
+}
+
+/// Outcome of an instruction.
+pub type Step<T = ()> = Result<T, Box<Stop>>;
+
+/// Refuses an instruction.
+pub fn stop<T>(lane: usize, kind: FaultKind) -> Step<T> {
+    Err(Box::new(Stop { lane, kind }))
+}
+
+/// What all blocks of a launch share.
+pub struct Env<'a> {
+    pub launch: &'a Launch<'a>,
+    pub program: &'a Program,
+    pub memory: &'a GlobalMemory,
+    pub view: GlobalView,
+    /// Addresses of the module's variables.
+    pub globals: &'a [u64],
+}
+
+impl Env<'_> {
+    /// Reads from the parameter buffer.
+    pub fn read_param(&self, addr: u64, out: &mut [u8]) -> Result<(), MemoryFault> {
+        let params = self.launch.params;
+        let end = addr.saturating_add(out.len() as u64);
+        if end > params.len() as u64 {
+            let near = format!(", the kernel has {} parameter bytes", params.len()).into();
+            return Err(MemoryFault::OutOfBounds {
+                addr,
+                bytes: out.len() as u64,
+                near,
+            });
+        }
+        out.copy_from_slice(&params[addr as usize..end as usize]);
+        Ok(())
+    }
+}
+
+/// xorshift64*: the schedule's source of randomness.
+pub struct Rng(u64);
+
+impl Rng {
+    /// A stream of its own for each seed.
+    pub fn new(seed: u64) -> Self {
+        // splitmix64 finaliser; the state must not be zero.
+        let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Rng((z ^ (z >> 31)) | 1)
+    }
+
+    /// 32 random bits.
+    pub fn next(&mut self) -> u32 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32
+    }
+}
+
+/// A named barrier between its first arrival and its completion.
+#[derive(Default)]
+struct Barrier {
+    expected: u32,
+    arrived: u32,
+    told: Knowledge,
+    /// Threads whose predicate was true; threads that reduced.
+    votes: u32,
+    voters: u32,
+    waiting: Vec<(usize, u32, BarKind)>,
+}
+
+/// One block at work.
+pub struct Cta<'a> {
+    pub env: &'a Env<'a>,
+    pub block: [u32; 3],
+    pub shared: SharedMemory,
+    pub rng: Rng,
+    barriers: [Barrier; 16],
+    /// Barriers completed while a warp was out of the list: warp and barrier.
+    released: Vec<(usize, u8)>,
+    pub thread_instructions: u64,
+    pub warp_instructions: u64,
+}
+
+impl<'a> Cta<'a> {
+    /// Block `index` of the grid.
+    pub fn new(env: &'a Env<'a>, index: u64) -> Self {
+        let l = env.launch;
+        let [gx, gy, _] = l.grid.map(u64::from);
+        let block = [
+            (index % gx) as u32,
+            (index / gx % gy) as u32,
+            (index / (gx * gy)) as u32,
+        ];
+        let warps = (l.block.iter().product::<u32>() as usize)
+            .div_ceil(32)
+            .min(MAX_WARPS);
+        let bytes = match l.dynamic_shared {
+            0 => env.program.static_shared,
+            n => env.program.dynamic_offset + n,
+        };
+        Cta {
+            env,
+            block,
+            shared: SharedMemory::new(bytes, warps),
+            rng: Rng::new(l.seed ^ index.wrapping_mul(0xd6e8_feb8_6659_fd93)),
+            barriers: Default::default(),
+            released: Vec::new(),
+            thread_instructions: 0,
+            warp_instructions: 0,
+        }
+    }
+
+    fn threads(&self) -> u32 {
+        self.env.launch.block.iter().product()
+    }
+
+    /// Runs the block to its end.
+    pub fn run(&mut self) -> Result<(), Fault> {
+        let l = self.env.launch;
+        let count = self.threads().div_ceil(32) as usize;
+        let mut warps: Vec<Warp> = (0..count)
+            .map(|id| Warp::new(self.env.program, id, l.block))
+            .collect();
+        loop {
+            let ready: Vec<usize> = (0..count).filter(|&i| warps[i].ready()).collect();
+            if ready.is_empty() {
+                if warps.iter().all(|w| w.alive == 0) {
+                    return Ok(());
+                }
+                return Err(self.deadlock(&warps));
+            }
+            let chosen = ready[self.rng.next() as usize % ready.len()];
+            self.slice(&mut warps[chosen])?;
+            for (warp, id) in std::mem::take(&mut self.released) {
+                for s in warps[warp]
+                    .splits
+                    .iter_mut()
+                    .filter(|s| s.state == State::BarWait(id))
+                {
+                    s.state = State::Ready;
+                    s.pc += 1;
+                }
+            }
+            self.finish_reductions(&mut warps);
+        }
+    }
+
+    fn fault(&self, w: &Warp, pc: u32, stop: Stop) -> Fault {
+        let inst = &self.env.program.code[pc as usize];
+        let files = &self.env.program.files;
+        let source = inst.loc.map(|(file, line)| {
+            let name = files
+                .iter()
+                .find(|f| f.0 == file)
+                .map_or("?", |f| f.1.as_str());
+            (name.into(), line)
+        });
+        Fault {
+            kernel: self.env.launch.entry.into(),
+            ptx_line: inst.line,
+            source,
+            block: self.block,
+            thread: [0, 1, 2].map(|axis| w.tid[axis][stop.lane]),
+            kind: stop.kind,
+        }
+    }
+
+    fn deadlock(&self, warps: &[Warp]) -> Fault {
+        let exited: u32 = self.threads() - warps.iter().map(|w| w.alive.count_ones()).sum::<u32>();
+        let stuck = warps
+            .iter()
+            .flat_map(|w| w.splits.iter().map(move |s| (w, s)));
+        // A lane that waits for its own warp says more than one that waits at a barrier.
+        let pick = stuck
+            .clone()
+            .find(|(_, s)| s.state == State::WarpWait)
+            .or_else(|| stuck.clone().next());
+        let Some((w, s)) = pick else {
+            return Fault::at_launch(
+                self.env.launch.entry,
+                FaultKind::Deadlock(String::from("no lanes left")),
+            );
+        };
+        let kind = match s.state {
+            State::BarWait(id) => {
+                let b = &self.barriers[id as usize];
+                FaultKind::Deadlock(format!(
+                    "barrier {id} waits for {} threads, {} came, {exited} have exited",
+                    b.expected, b.arrived
+                ))
+            }
+            _ => FaultKind::Deadlock(format!(
+                "lanes {:#010x} of the warp wait for others that never come (alive: {:#010x}, {exited} threads have exited)",
+                s.mask, w.alive
+            )),
+        };
+        let lane = s.mask.trailing_zeros() as usize;
+        self.fault(w, s.pc, Stop { lane, kind })
+    }
+
+    /// Runs one warp for a random while.
+    fn slice(&mut self, w: &mut Warp) -> Result<(), Fault> {
+        let random = self.rng.next();
+        let budget = 8 + random % 120;
+        let wild = (random >> 16).is_multiple_of(16);
+        let any = wild.then_some(random >> 20);
+        let Some(mut cur) = w.take_ready(any) else {
+            return Ok(());
+        };
+        for _ in 0..budget {
+            if !w.splits.is_empty() {
+                w.merge(&mut cur);
+                if !wild && w.behind(cur.pc) {
+                    w.splits.push(cur);
+                    match w.take_ready(None) {
+                        Some(next) => cur = next,
+                        None => return Ok(()),
+                    }
+                    w.merge(&mut cur);
+                }
+            }
+            let pc = cur.pc;
+            match self.step(w, cur) {
+                Err(stop) => return Err(self.fault(w, pc, *stop)),
+                Ok(Some(next)) => cur = next,
+                Ok(None) => match w.take_ready(None) {
+                    Some(next) => cur = next,
+                    None => return Ok(()),
+                },
+            }
+        }
+        if self.warp_instructions > RUNAWAY {
+            return Err(self.fault(
+                w,
+                cur.pc,
+                Stop {
+                    lane: cur.mask.trailing_zeros() as usize,
+                    kind: FaultKind::Runaway(RUNAWAY),
+                },
+            ));
+        }
+        w.splits.push(cur);
+        Ok(())
+    }
+
+    /// Runs one instruction of a split; where it goes on, or `None` if it ended or waits.
+    fn step(&mut self, w: &mut Warp, mut cur: Split) -> Step<Option<Split>> {
+        let env = self.env;
+        let inst = &env.program.code[cur.pc as usize];
+        let exec = cur.mask & w.regs.pred(inst.guard);
+        self.thread_instructions += u64::from(exec.count_ones());
+        self.warp_instructions += 1;
+        w.steps += 1;
+        if exec == 0 {
+            cur.pc += 1;
+            return Ok(Some(cur));
+        }
+        match &inst.op {
+            Op::Bra { target } => return Ok(Some(branch(w, cur, exec, *target))),
+            Op::Exit => {
+                w.exit(exec);
+                cur.mask &= !exec;
+                cur.pc += 1;
+                return Ok(if cur.mask == 0 { None } else { Some(cur) });
+            }
+            Op::Brx { index, targets } => {
+                let at = self.src32(w, *index);
+                return self.scatter(w, cur, exec, |lane| targets.get(at[lane] as usize).copied());
+            }
+            Op::Call { target, link } => {
+                w.regs.set32(*link, exec, &[cur.pc + 1; 32]);
+                return Ok(Some(branch(w, cur, exec, *target)));
+            }
+            Op::Ret { link } => {
+                let back = w.regs.get32(*link);
+                return self.scatter(w, cur, exec, |lane| Some(back[lane]));
+            }
+            _ => {}
+        }
+        if self.is_warp_wide(&inst.op) {
+            return self.warp_wide(w, cur, exec, &inst.op);
+        }
+        self.execute(w, exec, &inst.op)?;
+        cur.pc += 1;
+        Ok(Some(cur))
+    }
+
+    /// Sends each lane of `exec` to a place of its own.
+    fn scatter(
+        &mut self,
+        w: &mut Warp,
+        mut cur: Split,
+        exec: u32,
+        to: impl Fn(usize) -> Option<u32>,
+    ) -> Step<Option<Split>> {
+        cur.mask &= !exec;
+        if cur.mask != 0 {
+            w.splits.push(Split {
+                pc: cur.pc + 1,
+                ..cur
+            });
+        }
+        let mut out: Vec<Split> = Vec::new();
+        for lane in lanes(exec) {
+            let Some(pc) = to(lane) else {
+                return stop(
+                    lane,
+                    FaultKind::Undefined(String::from("branch index outside its list")),
+                );
+            };
+            match out.iter_mut().find(|s| s.pc == pc) {
+                Some(s) => s.mask |= 1 << lane,
+                None => out.push(Split {
+                    pc,
+                    mask: 1 << lane,
+                    state: State::Ready,
+                }),
+            }
+        }
+        let next = out.pop();
+        w.splits.extend(out);
+        Ok(next)
+    }
+
+    /// Arrival of a whole warp (or, unaligned, of some lanes) at a block barrier.
+    pub(super) fn arrive(
+        &mut self,
+        w: &mut Warp,
+        cur: Split,
+        kind: BarKind,
+        id: u32,
+        count: Option<u32>,
+    ) -> Step<Option<Split>> {
+        let lane = cur.mask.trailing_zeros() as usize;
+        if id >= 16 {
+            return stop(lane, FaultKind::Barrier(format!("barrier number {id}")));
+        }
+        let all = self.threads().next_multiple_of(32);
+        let expected = count.unwrap_or(all);
+        if expected == 0 || !expected.is_multiple_of(32) || expected > all {
+            return stop(
+                lane,
+                FaultKind::Barrier(format!(
+                    "thread count {expected} of a block of {}",
+                    self.threads()
+                )),
+            );
+        }
+        let b = &mut self.barriers[id as usize];
+        if b.arrived != 0 && b.expected != expected {
+            return stop(
+                lane,
+                FaultKind::Barrier(format!(
+                    "barrier {id} is used for {} and {expected} threads at once",
+                    b.expected
+                )),
+            );
+        }
+        b.expected = expected;
+        // The hardware counts whole warps.
+        b.arrived += if cur.mask == w.alive {
+            32
+        } else {
+            cur.mask.count_ones()
+        };
+        join(&mut b.told, &self.shared.clocks.release(w.id));
+        if let BarKind::Popc(_, p) | BarKind::And(_, p) | BarKind::Or(_, p) = kind {
+            b.votes += (w.regs.pred(p) & cur.mask).count_ones();
+            b.voters += cur.mask.count_ones();
+        }
+        if b.arrived > expected {
+            return stop(
+                lane,
+                FaultKind::Barrier(format!(
+                    "{} threads came to barrier {id}, which takes {expected}",
+                    b.arrived
+                )),
+            );
+        }
+        let waits = kind != BarKind::Arrive;
+        if waits {
+            b.waiting.push((w.id, cur.mask, kind));
+            w.splits.push(Split {
+                state: State::BarWait(id as u8),
+                ..cur
+            });
+        }
+        if b.arrived == expected && b.voters == 0 {
+            let done = std::mem::take(&mut self.barriers[id as usize]);
+            self.complete(&done, id as u8);
+        }
+        Ok(if waits {
+            None
+        } else {
+            Some(Split {
+                pc: cur.pc + 1,
+                ..cur
+            })
+        })
+    }
+
+    fn complete(&mut self, b: &Barrier, id: u8) {
+        for (warp, _, _) in &b.waiting {
+            self.shared.clocks.acquire(*warp, &b.told);
+            self.released.push((*warp, id));
+        }
+    }
+
+    /// Completes reducing barriers, whose result goes into registers of every warp.
+    fn finish_reductions(&mut self, warps: &mut [Warp]) {
+        for id in 0..16 {
+            let b = &self.barriers[id];
+            if b.voters == 0 || b.arrived != b.expected {
+                continue;
+            }
+            let done = std::mem::take(&mut self.barriers[id]);
+            for (warp, mask, kind) in &done.waiting {
+                let w = &mut warps[*warp];
+                let fill = |yes: bool| if yes { *mask } else { 0 };
+                match *kind {
+                    BarKind::Popc(d, _) => w.regs.set32(d, *mask, &[done.votes; 32]),
+                    BarKind::And(d, _) => {
+                        w.regs.set_pred(d, *mask, fill(done.votes == done.voters))
+                    }
+                    BarKind::Or(d, _) => w.regs.set_pred(d, *mask, fill(done.votes != 0)),
+                    BarKind::Sync | BarKind::Arrive => {}
+                }
+                for s in w
+                    .splits
+                    .iter_mut()
+                    .filter(|s| s.state == State::BarWait(id as u8))
+                {
+                    s.state = State::Ready;
+                    s.pc += 1;
+                }
+                self.shared.clocks.acquire(*warp, &done.told);
+            }
+        }
+    }
+
+    /// Lanes of a 64-bit source.
+    pub fn src64(&self, w: &Warp, s: Src) -> [u64; 32] {
+        match s {
+            Src::Reg(r) => w.regs.get64(r),
+            Src::Imm(v) => [v; 32],
+            Src::Special(s) => self.special(w, s),
+            Src::Global(i, offset) => {
+                [self.env.globals[i as usize].wrapping_add(offset as u64); 32]
+            }
+        }
+    }
+
+    /// Lanes of a source of up to 32 bits.
+    pub fn src32(&self, w: &Warp, s: Src) -> [u32; 32] {
+        match s {
+            Src::Reg(r) => w.regs.get32(r),
+            Src::Imm(v) => [v as u32; 32],
+            other => self.src64(w, other).map(|v| v as u32),
+        }
+    }
+
+    fn special(&self, w: &Warp, s: Special) -> [u64; 32] {
+        let l = self.env.launch;
+        let by_lane =
+            |f: &dyn Fn(u32) -> u32| std::array::from_fn(|lane| u64::from(f(lane as u32)));
+        let (static_bytes, dynamic) = (
+            u64::from(self.env.program.static_shared),
+            u64::from(l.dynamic_shared),
+        );
+        let one = match s {
+            Special::Tid(axis) => return w.tid[axis as usize].map(u64::from),
+            Special::Laneid => return by_lane(&|l| l),
+            Special::LanemaskEq => return by_lane(&|l| 1 << l),
+            Special::LanemaskLt => return by_lane(&|l| (1 << l) - 1),
+            Special::LanemaskLe => return by_lane(&|l| u32::MAX >> (31 - l)),
+            Special::LanemaskGe => return by_lane(&|l| u32::MAX << l),
+            Special::LanemaskGt => return by_lane(&|l| (u32::MAX << l) << 1),
+            Special::Ntid(axis) => l.block[axis as usize].into(),
+            Special::Ctaid(axis) => self.block[axis as usize].into(),
+            Special::Nctaid(axis) => l.grid[axis as usize].into(),
+            Special::Warpid => w.id as u64,
+            Special::Nwarpid => u64::from(l.device.max_threads_per_sm / 32),
+            Special::Smid => (self.block[0] % l.device.sm_count).into(),
+            Special::Nsmid => l.device.sm_count.into(),
+            Special::Gridid => 1,
+            Special::Clock | Special::Clock64 | Special::GlobalTimer => self.warp_instructions * 4,
+            Special::ClockHi => (self.warp_instructions * 4) >> 32,
+            Special::DynamicSmem => dynamic,
+            Special::TotalSmem => static_bytes + dynamic,
+            Special::Zero => 0,
+            Special::One => 1,
+        };
+        [one; 32]
+    }
+}
+
+fn branch(w: &mut Warp, cur: Split, exec: u32, target: u32) -> Split {
+    if exec != cur.mask {
+        w.splits.push(Split {
+            pc: cur.pc + 1,
+            mask: cur.mask & !exec,
+            state: State::Ready,
+        });
+    }
+    Split {
+        pc: target,
+        mask: exec,
+        ..cur
+    }
+}
