@@ -93,8 +93,10 @@ pub struct Cta<'a> {
     pub shared: SharedMemory,
     pub rng: Rng,
     barriers: [Barrier; 16],
-    /// Barriers completed while a warp was out of the list: warp and barrier.
+    /// Warps that a completed barrier lets go, and the barrier.
     released: Vec<(usize, u8)>,
+    /// A barrier is complete: the running warp stops so that its waiters are let go first.
+    settle: bool,
     pub thread_instructions: u64,
     pub warp_instructions: u64,
 }
@@ -123,6 +125,7 @@ impl<'a> Cta<'a> {
             rng: Rng::new(l.seed ^ index.wrapping_mul(0xd6e8_feb8_6659_fd93)),
             barriers: Default::default(),
             released: Vec::new(),
+            settle: false,
             thread_instructions: 0,
             warp_instructions: 0,
         }
@@ -160,6 +163,7 @@ impl<'a> Cta<'a> {
                 }
             }
             self.finish_reductions(&mut warps);
+            self.settle = false;
         }
     }
 
@@ -240,7 +244,12 @@ impl<'a> Cta<'a> {
             let pc = cur.pc;
             match self.step(w, cur) {
                 Err(stop) => return Err(self.fault(w, pc, *stop)),
+                Ok(Some(next)) if self.settle => {
+                    cur = next;
+                    break;
+                }
                 Ok(Some(next)) => cur = next,
+                Ok(None) if self.settle => return Ok(()),
                 Ok(None) => match w.take_ready(None) {
                     Some(next) => cur = next,
                     None => return Ok(()),
@@ -403,6 +412,7 @@ impl<'a> Cta<'a> {
                 ..cur
             });
         }
+        self.settle |= b.arrived == expected;
         if b.arrived == expected && b.voters == 0 {
             let done = std::mem::take(&mut self.barriers[id as usize]);
             self.complete(&done, id as u8);
