@@ -65,11 +65,6 @@ impl<T> Table<T> {
         self.lock().drain().map(|(_, object)| object).collect()
     }
 
-    /// The objects that live now.
-    pub fn all(&self) -> Vec<Arc<T>> {
-        self.lock().values().cloned().collect()
-    }
-
     fn unknown(&self, handle: usize) -> super::status::Refusal {
         Status::INVALID_HANDLE.because(format!(
             "{handle:#x} is no live {} (destroyed, or never created)",

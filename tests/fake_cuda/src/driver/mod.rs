@@ -43,7 +43,8 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use state::Driver;
 use status::{Result, Status};
 
-pub use stats::note_refusal;
+pub use context::ready;
+pub use stats::{count, note_fault, note_refusal};
 
 /// Answers one exported call: counts it, reports a refusal, and keeps panics on this side.
 pub fn call(name: &'static str, body: impl FnOnce() -> Result) -> Status {

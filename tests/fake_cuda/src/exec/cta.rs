@@ -1,11 +1,10 @@
 //! One block: schedules its warps in a seeded random order and keeps its barriers.
+use super::barrier::Barrier;
 use super::regs::lanes;
 use super::warp::{Split, State, Warp};
 use super::{Fault, FaultKind, Launch};
-use crate::memory::{
-    join, GlobalMemory, GlobalView, Knowledge, MemoryFault, SharedMemory, MAX_WARPS,
-};
-use crate::ptx::ir::{BarKind, Op, Program, Special, Src};
+use crate::memory::{GlobalMemory, GlobalView, MemoryFault, SharedMemory, MAX_WARPS};
+use crate::ptx::ir::{Op, Program, Special, Src};
 
 /// Instructions of one block after which it is given up.
 const RUNAWAY: u64 = 1 << 30;
@@ -74,27 +73,17 @@ impl Rng {
     }
 }
 
-/// A named barrier between its first arrival and its completion.
-#[derive(Default)]
-struct Barrier {
-    expected: u32,
-    arrived: u32,
-    told: Knowledge,
-    /// Threads whose predicate was true; threads that reduced.
-    votes: u32,
-    voters: u32,
-    waiting: Vec<(usize, u32, BarKind)>,
-}
-
 /// One block at work.
 pub struct Cta<'a> {
     pub env: &'a Env<'a>,
     pub block: [u32; 3],
     pub shared: SharedMemory,
     pub rng: Rng,
-    barriers: [Barrier; 16],
-    /// Barriers completed while a warp was out of the list: warp and barrier.
-    released: Vec<(usize, u8)>,
+    pub(super) barriers: [Barrier; 16],
+    /// Warps that a completed barrier lets go, and the barrier.
+    pub(super) released: Vec<(usize, u8)>,
+    /// A barrier is complete: the running warp stops so that its waiters are let go first.
+    pub(super) settle: bool,
     pub thread_instructions: u64,
     pub warp_instructions: u64,
 }
@@ -123,12 +112,13 @@ impl<'a> Cta<'a> {
             rng: Rng::new(l.seed ^ index.wrapping_mul(0xd6e8_feb8_6659_fd93)),
             barriers: Default::default(),
             released: Vec::new(),
+            settle: false,
             thread_instructions: 0,
             warp_instructions: 0,
         }
     }
 
-    fn threads(&self) -> u32 {
+    pub(super) fn threads(&self) -> u32 {
         self.env.launch.block.iter().product()
     }
 
@@ -160,6 +150,7 @@ impl<'a> Cta<'a> {
                 }
             }
             self.finish_reductions(&mut warps);
+            self.settle = false;
         }
     }
 
@@ -240,7 +231,12 @@ impl<'a> Cta<'a> {
             let pc = cur.pc;
             match self.step(w, cur) {
                 Err(stop) => return Err(self.fault(w, pc, *stop)),
+                Ok(Some(next)) if self.settle => {
+                    cur = next;
+                    break;
+                }
                 Ok(Some(next)) => cur = next,
+                Ok(None) if self.settle => return Ok(()),
                 Ok(None) => match w.take_ready(None) {
                     Some(next) => cur = next,
                     None => return Ok(()),
@@ -338,122 +334,6 @@ impl<'a> Cta<'a> {
         let next = out.pop();
         w.splits.extend(out);
         Ok(next)
-    }
-
-    /// Arrival of a whole warp (or, unaligned, of some lanes) at a block barrier.
-    pub(super) fn arrive(
-        &mut self,
-        w: &mut Warp,
-        cur: Split,
-        kind: BarKind,
-        id: u32,
-        count: Option<u32>,
-    ) -> Step<Option<Split>> {
-        let lane = cur.mask.trailing_zeros() as usize;
-        if id >= 16 {
-            return stop(lane, FaultKind::Barrier(format!("barrier number {id}")));
-        }
-        let all = self.threads().next_multiple_of(32);
-        let expected = count.unwrap_or(all);
-        if expected == 0 || !expected.is_multiple_of(32) || expected > all {
-            return stop(
-                lane,
-                FaultKind::Barrier(format!(
-                    "thread count {expected} of a block of {}",
-                    self.threads()
-                )),
-            );
-        }
-        let b = &mut self.barriers[id as usize];
-        if b.arrived != 0 && b.expected != expected {
-            return stop(
-                lane,
-                FaultKind::Barrier(format!(
-                    "barrier {id} is used for {} and {expected} threads at once",
-                    b.expected
-                )),
-            );
-        }
-        b.expected = expected;
-        // The hardware counts whole warps.
-        b.arrived += if cur.mask == w.alive {
-            32
-        } else {
-            cur.mask.count_ones()
-        };
-        join(&mut b.told, &self.shared.clocks.release(w.id));
-        if let BarKind::Popc(_, p) | BarKind::And(_, p) | BarKind::Or(_, p) = kind {
-            b.votes += (w.regs.pred(p) & cur.mask).count_ones();
-            b.voters += cur.mask.count_ones();
-        }
-        if b.arrived > expected {
-            return stop(
-                lane,
-                FaultKind::Barrier(format!(
-                    "{} threads came to barrier {id}, which takes {expected}",
-                    b.arrived
-                )),
-            );
-        }
-        let waits = kind != BarKind::Arrive;
-        if waits {
-            b.waiting.push((w.id, cur.mask, kind));
-            w.splits.push(Split {
-                state: State::BarWait(id as u8),
-                ..cur
-            });
-        }
-        if b.arrived == expected && b.voters == 0 {
-            let done = std::mem::take(&mut self.barriers[id as usize]);
-            self.complete(&done, id as u8);
-        }
-        Ok(if waits {
-            None
-        } else {
-            Some(Split {
-                pc: cur.pc + 1,
-                ..cur
-            })
-        })
-    }
-
-    fn complete(&mut self, b: &Barrier, id: u8) {
-        for (warp, _, _) in &b.waiting {
-            self.shared.clocks.acquire(*warp, &b.told);
-            self.released.push((*warp, id));
-        }
-    }
-
-    /// Completes reducing barriers, whose result goes into registers of every warp.
-    fn finish_reductions(&mut self, warps: &mut [Warp]) {
-        for id in 0..16 {
-            let b = &self.barriers[id];
-            if b.voters == 0 || b.arrived != b.expected {
-                continue;
-            }
-            let done = std::mem::take(&mut self.barriers[id]);
-            for (warp, mask, kind) in &done.waiting {
-                let w = &mut warps[*warp];
-                let fill = |yes: bool| if yes { *mask } else { 0 };
-                match *kind {
-                    BarKind::Popc(d, _) => w.regs.set32(d, *mask, &[done.votes; 32]),
-                    BarKind::And(d, _) => {
-                        w.regs.set_pred(d, *mask, fill(done.votes == done.voters))
-                    }
-                    BarKind::Or(d, _) => w.regs.set_pred(d, *mask, fill(done.votes != 0)),
-                    BarKind::Sync | BarKind::Arrive => {}
-                }
-                for s in w
-                    .splits
-                    .iter_mut()
-                    .filter(|s| s.state == State::BarWait(id as u8))
-                {
-                    s.state = State::Ready;
-                    s.pc += 1;
-                }
-                self.shared.clocks.acquire(*warp, &done.told);
-            }
-        }
     }
 
     /// Lanes of a 64-bit source.

@@ -237,3 +237,14 @@ pub fn bfind(bits: u32, signed: bool, shiftamt: bool, a: u64) -> u32 {
         _ => v.ilog2(),
     }
 }
+
+/// The low `bits` bits as a signed number.
+pub fn sign_extend(bits: u8, v: u64) -> i64 {
+    let shift = 64 - u32::from(bits);
+    (v << shift) as i64 >> shift
+}
+
+/// The low `bits` bits.
+pub fn zero_extend(bits: u8, v: u64) -> u64 {
+    v & (u64::MAX >> (64 - u32::from(bits)))
+}

@@ -1,5 +1,6 @@
 //! Runs a kernel: blocks in parallel, the warps of a block in a seeded random order.
 mod access;
+mod barrier;
 mod collective;
 mod convert;
 mod cta;
@@ -9,6 +10,7 @@ mod int;
 mod mma;
 mod regs;
 mod rendezvous;
+mod select;
 mod step;
 mod warp;
 

@@ -27,7 +27,14 @@ pub struct Allocation {
 impl Allocation {
     fn new(base: u64, size: u64) -> Self {
         let words = size.div_ceil(8) as usize;
-        let zeros = || (0..words).map(|_| AtomicU64::new(0)).collect();
+        let zeros = || {
+            // Zeroed pages cost nothing until they are touched.
+            let plain = Box::into_raw(vec![0u64; words].into_boxed_slice());
+            // SAFETY: AtomicU64 has the size and bit validity of u64; its alignment is the same on the
+            // 64-bit hosts this crate runs on (checked below), and the box is handed over whole.
+            unsafe { Box::from_raw(plain as *mut [AtomicU64]) }
+        };
+        const { assert!(align_of::<AtomicU64>() == align_of::<u64>()) };
         Allocation {
             base,
             size,
@@ -181,7 +188,7 @@ impl Table {
         let above = self.live.range(addr..).next().map(|(_, a)| a);
         let near = match (below, above) {
             (Some(a), _) if addr - a.base < a.size + GUARD => {
-                let past = (addr + bytes).saturating_sub(a.base + a.size);
+                let past = addr.saturating_add(bytes).saturating_sub(a.base + a.size);
                 format!(
                     ", ends {past} bytes past the allocation {:#x}+{}",
                     a.base, a.size
@@ -328,12 +335,26 @@ impl GlobalMemory {
             let t = self.table();
             (t.find(dst, bytes)?.clone(), t.find(src, bytes)?.clone())
         };
-        let all: Vec<(u64, u64)> = (0..bytes)
-            .map(|i| (s.get(&s.data, src + i, 1), s.get(&s.shadow, src + i, 1)))
-            .collect();
-        for (i, (value, init)) in (0u64..).zip(all) {
-            d.set(&d.data, dst + i, 1, value);
-            d.set(&d.shadow, dst + i, 1, init);
+        // Everything is read before anything is written: the ranges may overlap.
+        let mut all = Vec::new();
+        let aligned = dst % 8 == src % 8;
+        let mut take = |at, width| {
+            all.push((
+                at,
+                width,
+                s.get(&s.data, at, width),
+                s.get(&s.shadow, at, width),
+            ))
+        };
+        if aligned {
+            pieces(src, bytes, take);
+        } else {
+            (src..src + bytes).for_each(|at| take(at, 1));
+        }
+        for (at, width, value, init) in all {
+            let to = at - src + dst;
+            d.set(&d.data, to, width, value);
+            d.set(&d.shadow, to, width, init);
         }
         Ok(())
     }

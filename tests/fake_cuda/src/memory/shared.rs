@@ -53,7 +53,7 @@ impl SharedMemory {
     fn place(&self, addr: u64, bytes: u64) -> Result<usize, SharedFault> {
         let base = u64::from(SHARED_BASE);
         let end = base + self.data.len() as u64;
-        if addr < base || addr + bytes > end {
+        if addr < base || addr.saturating_add(bytes) > end {
             let near = format!(", the block has shared bytes {base:#x}..{end:#x}").into();
             return Err(SharedFault::Memory(MemoryFault::OutOfBounds {
                 addr,
