@@ -23,7 +23,7 @@ fn row_shapes(random: &mut Random) -> Vec<(usize, usize)> {
         (1, 4100),
         (2, 33_000),
     ];
-    shapes.extend((0..12).map(|_| (1 + random.below(9), 1 + random.below(700))));
+    shapes.extend((0..30).map(|_| (1 + random.below(9), 1 + random.below(700))));
     shapes
 }
 
@@ -38,7 +38,7 @@ fn col_shapes(random: &mut Random) -> Vec<(usize, usize)> {
         (1025, 18),
         (8200, 9),
     ];
-    shapes.extend((0..8).map(|_| (1 + random.below(300), 1 + random.below(70))));
+    shapes.extend((0..20).map(|_| (1 + random.below(300), 1 + random.below(70))));
     shapes
 }
 
@@ -337,7 +337,7 @@ fn transpose_s8(wrong: &mut Vec<String>) {
         (16, 300),
         (300, 16),
     ];
-    shapes.extend((0..8).map(|_| (1 + random.below(300), 1 + random.below(300))));
+    shapes.extend((0..20).map(|_| (1 + random.below(300), 1 + random.below(300))));
     for (rows, cols) in shapes {
         let data: Vec<i8> = (0..rows * cols).map(|_| random.next() as i8).collect();
         let padded = rows + random.pick(&[0, 0, 3, 16 - rows % 16]);
