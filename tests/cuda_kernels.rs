@@ -369,7 +369,6 @@ fn transpose_s8(wrong: &mut Vec<String>) {
 }
 
 #[test]
-#[ignore = "not run: needs a GPU (IMMA_TEST_DEVICE=hardware), the emulated driver is not there yet"]
 fn every_kernel_gives_the_bits_of_the_numerics() {
     let wrong = &mut Vec::new();
     for by_row in [true, false] {
@@ -395,6 +394,15 @@ fn every_kernel_gives_the_bits_of_the_numerics() {
     let launches = device().launches();
     let total: u64 = launches.iter().map(|(_, n)| n).sum();
     println!("{} kernels, {total} launches", launches.len());
+    if let Some(fake) = cuda::fake() {
+        for (name, n) in &launches {
+            assert_eq!(
+                fake.launches(Some(name)),
+                *n,
+                "launches of {name} that the driver saw"
+            );
+        }
+    }
     let known: usize = imma::cuda::images()
         .iter()
         .map(|image| image.entries.len())
