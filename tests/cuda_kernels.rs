@@ -1,6 +1,6 @@
 //! Every kernel in `cuda/`, through the public API, against a naive reading of `imma::numerics`: random shapes,
 //! types, alignments and strides, slices with NaN, infinity, zeros and ties. Bits must be equal.
-#![cfg(feature = "cuda")]
+#![cfg(all(feature = "cuda", target_os = "linux"))]
 
 mod cuda;
 

@@ -1,5 +1,5 @@
 //! The safe wrappers: one clear error for each thing that does not fit, and launches that a graph can hold.
-#![cfg(feature = "cuda")]
+#![cfg(all(feature = "cuda", target_os = "linux"))]
 
 mod cuda;
 
