@@ -52,11 +52,14 @@ fn ok(out: Output) -> String {
     String::from_utf8(out.stdout).unwrap()
 }
 
-/// Exit code 2, nothing on stdout, one line on stderr with these parts.
+/// Exit code 2, nothing on stdout, one line on stderr with these parts (beside the note on the device, which comes
+/// before anything is refused).
 fn refused(out: &Output, parts: &[&str]) {
     let message = String::from_utf8(out.stderr.clone()).unwrap();
     assert_eq!(out.status.code(), Some(2), "{message}");
-    assert_eq!(message.trim_end().lines().count(), 1, "{message}");
+    let note = |line: &&str| !line.contains("computing on the CPU");
+    let sentences = message.trim_end().lines().filter(note).count();
+    assert_eq!(sentences, 1, "{message}");
     for part in parts {
         assert!(message.contains(part), "'{part}' is not in: {message}");
     }
@@ -102,6 +105,23 @@ fn int8_files_give_the_exact_product_in_either_order() {
         assert_eq!(read_i32(&dir.path("out.npy")), want);
     }
     assert_eq!(dir.names(), ["a.npy", "out.npy", "w.npy", "wf.npy"]);
+}
+
+/// `auto` takes the CPU where no GPU serves; a build made for GPUs says so, once.
+#[test]
+fn auto_falls_back_to_the_cpu_and_says_so_once() {
+    if imma::cuda::status().is_usable() {
+        println!("not run: a GPU serves here");
+        return;
+    }
+    let dir = Folder::new("auto");
+    npy::write(dir.path("a.npy"), bytes(3, 4, 1).view().into_dyn()).unwrap();
+    npy::write(dir.path("w.npy"), bytes(4, 2, 2).view().into_dyn()).unwrap();
+    let output = matmul(&dir, "a.npy", "w.npy", &["--device", "auto"]);
+    let errors = String::from_utf8(output.stderr.clone()).unwrap();
+    let notes = errors.matches("computing on the CPU").count();
+    assert_eq!(notes, usize::from(cfg!(feature = "cuda")), "{errors}");
+    assert!(ok(output).contains(", cpu "));
 }
 
 #[test]
@@ -205,6 +225,12 @@ fn wrong_input_is_refused_in_one_sentence_and_leaves_nothing() {
         &matmul(&dir, "a.npy", "w.npy", &["--device", "cuda"]),
         &["cuda", "not available"],
     );
+    for bad in ["gpu", "cuda:x", "cpu:1"] {
+        let output = matmul(&dir, "a.npy", "w.npy", &["--device", bad]);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains("auto, cpu, cuda or cuda:N"), "{message}");
+    }
     refused(
         &matmul(&dir, "a.npy", "w.npy", &["--threads", "0"]),
         &["threads", "found 0", "at least 1"].map(|p| if p == "found 0" { "is 0" } else { p }),
