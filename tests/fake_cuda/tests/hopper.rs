@@ -10,7 +10,14 @@ const PTX: &str = include_str!("ptx/hopper.ptx");
 const SEEDS: std::ops::Range<u64> = 0..6;
 
 /// A K-major int8 matrix, or an int32 one.
-fn map(data_type: u8, swizzle: u8, address: u64, extents: [u64; 2], box_extents: [u32; 2], pitch: u64) -> TensorMap {
+fn map(
+    data_type: u8,
+    swizzle: u8,
+    address: u64,
+    extents: [u64; 2],
+    box_extents: [u32; 2],
+    pitch: u64,
+) -> TensorMap {
     TensorMap {
         data_type,
         interleave: 0,
@@ -69,16 +76,25 @@ fn gemm(ptx: &str, [m, n, k]: [usize; 3], seed: u64) -> Result<(Vec<u32>, Vec<u3
     let value = |v: u8| i32::from(v as i8);
     let want = (0..m * n).map(|i| {
         let (row, col) = (i / n, i % n);
-        (0..k).map(|j| value(a[row * pitch + j]) * value(b[col * pitch + j])).sum::<i32>() as u32
+        (0..k)
+            .map(|j| value(a[row * pitch + j]) * value(b[col * pitch + j]))
+            .sum::<i32>() as u32
     });
     Ok((machine.read(pc, m * n), want.collect()))
 }
 
 #[test]
 fn bit_equal_over_ragged_shapes_and_schedules() {
-    for shape in [[64, 64, 128], [128, 64, 640], [200, 68, 1000], [1, 4, 16], [130, 132, 1300]] {
+    for shape in [
+        [64, 64, 128],
+        [128, 64, 640],
+        [200, 68, 1000],
+        [1, 4, 16],
+        [130, 132, 1300],
+    ] {
         for seed in SEEDS {
-            let (have, want) = gemm(PTX, shape, seed).unwrap_or_else(|f| panic!("{shape:?} seed {seed}: {f}"));
+            let (have, want) =
+                gemm(PTX, shape, seed).unwrap_or_else(|f| panic!("{shape:?} seed {seed}: {f}"));
             assert!(have == want, "{shape:?} seed {seed}");
         }
     }
@@ -116,32 +132,45 @@ fn every(ptx: &str, what: fn(&FaultKind) -> bool) {
 
 #[test]
 fn missing_proxy_fence_before_the_store() {
-    every(&sabotage("fence.proxy.async.shared::cta;", "", None), |k| matches!(k, FaultKind::Proxy(_)));
+    every(&sabotage("fence.proxy.async.shared::cta;", "", None), |k| {
+        matches!(k, FaultKind::Proxy(_))
+    });
 }
 
 #[test]
 fn missing_fence_after_mbarrier_init() {
-    every(&sabotage("fence.mbarrier_init.release.cluster;", "", None), |k| matches!(k, FaultKind::Proxy(_)));
+    every(
+        &sabotage("fence.mbarrier_init.release.cluster;", "", None),
+        |k| matches!(k, FaultKind::Proxy(_)),
+    );
 }
 
 #[test]
 fn missing_wgmma_fence() {
-    every(&sabotage("wgmma.fence.sync.aligned;", "", None), |k| matches!(k, FaultKind::Warpgroup(_)));
+    every(&sabotage("wgmma.fence.sync.aligned;", "", None), |k| {
+        matches!(k, FaultKind::Warpgroup(_))
+    });
 }
 
 #[test]
 fn accumulators_read_before_the_wait() {
-    every(&sabotage("wgmma.wait_group.sync.aligned 0;", "", None), |k| {
-        matches!(k, FaultKind::Warpgroup(t) if t.contains("wait_group"))
-    });
+    every(
+        &sabotage("wgmma.wait_group.sync.aligned 0;", "", None),
+        |k| matches!(k, FaultKind::Warpgroup(t) if t.contains("wait_group")),
+    );
 }
 
 #[test]
 fn a_stage_given_back_before_the_wgmma_is_done() {
     // With two groups in flight the stage before is still being read.
-    every(&sabotage("wgmma.wait_group.sync.aligned 1;", "wgmma.wait_group.sync.aligned 2;", None), |k| {
-        matches!(k, FaultKind::Race(t) if t.contains("wgmma"))
-    });
+    every(
+        &sabotage(
+            "wgmma.wait_group.sync.aligned 1;",
+            "wgmma.wait_group.sync.aligned 2;",
+            None,
+        ),
+        |k| matches!(k, FaultKind::Race(t) if t.contains("wgmma")),
+    );
 }
 
 #[test]
@@ -152,7 +181,16 @@ fn a_stage_overwritten_before_its_consumers_arrived() {
     let line = &PTX[first..first + PTX[first..].find('\n').expect("line")];
     let text = PTX.replace(line, "setp.eq.u32 P1, 0, 0;");
     for kind in caught(&text) {
-        assert!(matches!(kind, FaultKind::Race(_) | FaultKind::AsyncPending(_) | FaultKind::Mbarrier(_) | FaultKind::Deadlock(_)), "{kind}");
+        assert!(
+            matches!(
+                kind,
+                FaultKind::Race(_)
+                    | FaultKind::AsyncPending(_)
+                    | FaultKind::Mbarrier(_)
+                    | FaultKind::Deadlock(_)
+            ),
+            "{kind}"
+        );
     }
 }
 
@@ -164,8 +202,13 @@ fn more_bytes_expected_than_come() {
     };
     let text: Vec<String> = PTX.lines().map(change).collect();
     for kind in caught(&text.join("\n")) {
-        let FaultKind::Deadlock(text) = &kind else { panic!("{kind}") };
-        assert!(text.contains("transaction count of 16 bytes") && text.contains("mbarrier at"), "{text}");
+        let FaultKind::Deadlock(text) = &kind else {
+            panic!("{kind}")
+        };
+        assert!(
+            text.contains("transaction count of 16 bytes") && text.contains("mbarrier at"),
+            "{text}"
+        );
     }
 }
 
@@ -174,13 +217,29 @@ fn a_peer_that_has_exited() {
     // Without the last cluster barrier a block may be gone when its peer arrives at its mbarriers.
     let arrive = "barrier.cluster.arrive.release.aligned;";
     let (at, _) = PTX.rmatch_indices(arrive).next().expect("the last barrier");
-    let text = format!("{}{}", &PTX[..at], PTX[at..].replace(arrive, "").replace("barrier.cluster.wait.acquire.aligned;", ""));
-    let found = (0..40).filter_map(|seed| gemm(&text, [128, 64, 256], seed).err()).map(|f| f.kind);
+    let text = format!(
+        "{}{}",
+        &PTX[..at],
+        PTX[at..]
+            .replace(arrive, "")
+            .replace("barrier.cluster.wait.acquire.aligned;", "")
+    );
+    let found = (0..40)
+        .filter_map(|seed| gemm(&text, [128, 64, 256], seed).err())
+        .map(|f| f.kind);
     let found: Vec<FaultKind> = found.collect();
-    assert!(found.iter().any(|k| matches!(k, FaultKind::Cluster(t) if t.contains("exited"))), "{found:?}");
+    assert!(
+        found
+            .iter()
+            .any(|k| matches!(k, FaultKind::Cluster(t) if t.contains("exited"))),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn a_store_whose_source_nobody_waits_for() {
-    every(&sabotage("cp.async.bulk.wait_group.read 0;", "", None), |k| matches!(k, FaultKind::Bulk(_)));
+    every(
+        &sabotage("cp.async.bulk.wait_group.read 0;", "", None),
+        |k| matches!(k, FaultKind::Bulk(_)),
+    );
 }

@@ -21,7 +21,11 @@ fn exchange(arrive: &str, wait: &str) -> String {
 fn arrivals_complete_a_phase_and_order_memory() {
     let body = exchange("mbarrier.arrive.shared::cta.b64 _, [%m];", &wait(0));
     for seed in 0..20 {
-        let have = Run { seed, ..Run::default() }.words(&body);
+        let have = Run {
+            seed,
+            ..Run::default()
+        }
+        .words(&body);
         assert_eq!(have, (0..128).map(|t| t ^ 96).collect::<Vec<u32>>());
     }
 }
@@ -44,21 +48,36 @@ fn a_wait_left_out_or_with_the_wrong_parity() {
     let arrive = "mbarrier.arrive.shared::cta.b64 _, [%m];";
     for broken in [String::new(), wait(1)] {
         for seed in 0..10 {
-            let kind = Run { seed, ..Run::default() }.fault(&exchange(arrive, &broken));
+            let kind = Run {
+                seed,
+                ..Run::default()
+            }
+            .fault(&exchange(arrive, &broken));
             let unwritten = matches!(&kind, FaultKind::Shared(_));
             assert!(unwritten || matches!(kind, FaultKind::Race(_)), "{kind}");
         }
     }
     // An arrival that tells nothing.
     let relaxed = "mbarrier.arrive.relaxed.cta.shared::cta.b64 _, [%m];";
-    assert!(matches!(Run::default().fault(&exchange(relaxed, &wait(0))), FaultKind::Race(_)));
+    assert!(matches!(
+        Run::default().fault(&exchange(relaxed, &wait(0))),
+        FaultKind::Race(_)
+    ));
 }
 
 #[test]
 fn a_missing_arrival_is_a_deadlock_that_says_who_waits() {
-    let kind = Run::default().fault(&exchange("@!%p mbarrier.arrive.shared::cta.b64 _, [%m];", &wait(0)));
-    let FaultKind::Deadlock(text) = &kind else { panic!("{kind}") };
-    assert!(text.contains("1 of 128 arrivals pending") && text.contains("mbarrier at"), "{text}");
+    let kind = Run::default().fault(&exchange(
+        "@!%p mbarrier.arrive.shared::cta.b64 _, [%m];",
+        &wait(0),
+    ));
+    let FaultKind::Deadlock(text) = &kind else {
+        panic!("{kind}")
+    };
+    assert!(
+        text.contains("1 of 128 arrivals pending") && text.contains("mbarrier at"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -66,11 +85,22 @@ fn transaction_bytes_hold_a_phase_open() {
     // The phase ends only with the bytes: 48 expected, 48 completed by hand.
     let open = "@%p mbarrier.arrive.expect_tx.shared::cta.b64 _, [%m], 48;\n\
                 @%p mbarrier.complete_tx.relaxed.cluster.shared::cta.b64 [%m], 32;";
-    let body = |rest: &str| format!("{} {open} {rest} {} st.global.u32 [%o], %t;", init(1), wait(0));
+    let body = |rest: &str| {
+        format!(
+            "{} {open} {rest} {} st.global.u32 [%o], %t;",
+            init(1),
+            wait(0)
+        )
+    };
     let full = body("@%p mbarrier.complete_tx.relaxed.cluster.shared::cta.b64 [%m], 16;");
     assert_eq!(Run::default().words(&full)[1], 1);
-    let FaultKind::Deadlock(text) = Run::default().fault(&body("")) else { panic!("no deadlock") };
-    assert!(text.contains("0 of 1 arrivals pending") && text.contains("16 bytes"), "{text}");
+    let FaultKind::Deadlock(text) = Run::default().fault(&body("")) else {
+        panic!("no deadlock")
+    };
+    assert!(
+        text.contains("0 of 1 arrivals pending") && text.contains("16 bytes"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -88,7 +118,10 @@ fn mbarriers_are_refused_what_the_isa_leaves_undefined() {
     ];
     for (body, says) in cases {
         let kind = run.fault(body);
-        assert!(matches!(&kind, FaultKind::Mbarrier(t) if t.contains(says)), "{body}: {kind}");
+        assert!(
+            matches!(&kind, FaultKind::Mbarrier(t) if t.contains(says)),
+            "{body}: {kind}"
+        );
     }
     let misaligned = run.fault("@%p mbarrier.init.shared::cta.b64 [%m+4], 1;");
     assert!(matches!(misaligned, FaultKind::Shared(_)), "{misaligned}");
@@ -108,10 +141,21 @@ fn cp_async_arrives_when_its_bytes_are_there() {
     };
     for (noinc, count) in [(".noinc", 128), ("", 128)] {
         let m = Machine::new(&kernel(&body(noinc, count)));
-        let (input, out) = (m.words(&(0..128).map(|i| i * 3).collect::<Vec<_>>()), m.room(512));
+        let (input, out) = (
+            m.words(&(0..128).map(|i| i * 3).collect::<Vec<_>>()),
+            m.room(512),
+        );
         for seed in 0..10 {
-            Run { seed, ..Run::default() }.on(&m, input, out).unwrap_or_else(|f| panic!("{f}"));
-            assert_eq!(m.read(out, 128), (0..128).map(|t| (t ^ 96) * 3).collect::<Vec<u32>>());
+            Run {
+                seed,
+                ..Run::default()
+            }
+            .on(&m, input, out)
+            .unwrap_or_else(|f| panic!("{f}"));
+            assert_eq!(
+                m.read(out, 128),
+                (0..128).map(|t| (t ^ 96) * 3).collect::<Vec<u32>>()
+            );
         }
     }
 }
@@ -139,7 +183,15 @@ fn ranks_and_peers_shared_memory() {
     let want: Vec<u32> = (0..128)
         .map(|i| {
             let (block, t) = (i / 32, i % 32);
-            (block ^ 1) * 100 + t + block * 100 + t + 1000 + (block % 2 ^ 1) * 100_000 + block / 2 * 1_000_000 + 2 + 2
+            (block ^ 1) * 100
+                + t
+                + block * 100
+                + t
+                + 1000
+                + (block % 2 ^ 1) * 100_000
+                + block / 2 * 1_000_000
+                + 2
+                + 2
         })
         .collect();
     for seed in 0..10 {
@@ -151,9 +203,15 @@ fn ranks_and_peers_shared_memory() {
 fn a_peer_is_not_there_before_a_barrier_nor_after_its_end() {
     let peer = "mov.u32 %r3, %cluster_ctarank; xor.b32 %r4, %r3, 1; mapa.shared::cluster.u32 %r5, %s, %r4;";
     let early = PAIR.fault(&format!("{peer} st.shared::cluster.u32 [%r5], %r3;"));
-    assert!(matches!(&early, FaultKind::Cluster(t) if t.contains("started")), "{early}");
+    assert!(
+        matches!(&early, FaultKind::Cluster(t) if t.contains("started")),
+        "{early}"
+    );
     let own = PAIR.fault(&format!("{peer} {SYNC} st.shared::cta.u32 [%r5], %r3;"));
-    assert!(matches!(&own, FaultKind::Cluster(t) if t.contains("shared::cta")), "{own}");
+    assert!(
+        matches!(&own, FaultKind::Cluster(t) if t.contains("shared::cta")),
+        "{own}"
+    );
     let race = PAIR.fault(&format!(
         "{peer} @%p st.shared.u32 [%s], %t; barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.aligned; \
          @%p ld.shared::cluster.u32 %r6, [%r5]; {SYNC}"
@@ -164,7 +222,10 @@ fn a_peer_is_not_there_before_a_barrier_nor_after_its_end() {
         "{peer} {SYNC} setp.eq.u32 %q, %r3, 0; @%q exit; mov.u32 %r6, 0; L: add.u32 %r6, %r6, 1; setp.lt.u32 %q, %r6, 2000;\n\
          @%q bra L; st.shared::cluster.u32 [%r5], %r3;"
     ));
-    assert!(matches!(&late, FaultKind::Cluster(t) if t.contains("exited")), "{late}");
+    assert!(
+        matches!(&late, FaultKind::Cluster(t) if t.contains("exited")),
+        "{late}"
+    );
 }
 
 #[test]
@@ -175,7 +236,10 @@ fn cluster_barriers_come_in_pairs() {
     assert!(matches!(alone, FaultKind::Cluster(_)), "{alone}");
     let missing = PAIR.fault(&format!("mov.u32 %r3, %cluster_ctarank; setp.eq.u32 %q, %r3, 0; @%q bra L; bar.sync 0; bar.arrive 1, 64; bar.sync 1, 64; L: {SYNC}"));
     let text = missing.to_string();
-    assert!(matches!(missing, FaultKind::Deadlock(_) | FaultKind::Barrier(_)), "{text}");
+    assert!(
+        matches!(missing, FaultKind::Deadlock(_) | FaultKind::Barrier(_)),
+        "{text}"
+    );
 }
 
 #[test]
@@ -195,10 +259,17 @@ fn remote_arrivals_order_memory() {
     };
     let good = body("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r6];");
     for seed in 0..10 {
-        let have = Run { grid: 2, seed, ..PAIR }.words(&good);
+        let have = Run {
+            grid: 2,
+            seed,
+            ..PAIR
+        }
+        .words(&good);
         assert_eq!(have[32..], (0..32).map(|t| t ^ 1).collect::<Vec<u32>>());
     }
-    let silent = PAIR.fault(&body("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%r6];"));
+    let silent = PAIR.fault(&body(
+        "mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%r6];",
+    ));
     assert!(matches!(silent, FaultKind::Race(_)), "{silent}");
     let unpublished = good.replace("fence.mbarrier_init.release.cluster", "membar.cta");
     assert!(matches!(PAIR.fault(&unpublished), FaultKind::Mbarrier(_)));
@@ -206,13 +277,20 @@ fn remote_arrivals_order_memory() {
 
 #[test]
 fn other_targets_and_devices_don_t_have_them() {
-    for text in ["wgmma.fence.sync.aligned;", "setmaxnreg.inc.sync.aligned.u32 64;", "barrier.cluster.arrive;"] {
+    for text in [
+        "wgmma.fence.sync.aligned;",
+        "setmaxnreg.inc.sync.aligned.u32 64;",
+        "barrier.cluster.arrive;",
+    ] {
         let module = kernel(text).replace("sm_90a", "sm_80");
         let error = ptx::parse(&module).err().expect("refused").to_string();
         assert!(error.contains("needs .target"), "{error}");
     }
     let m = Machine::on(DeviceProfile::sm80(), &kernel(""));
-    assert!(matches!(Run::default().on(&m, 0, 0).unwrap_err().kind, FaultKind::BadLaunch(_)));
+    assert!(matches!(
+        Run::default().on(&m, 0, 0).unwrap_err().kind,
+        FaultKind::BadLaunch(_)
+    ));
     for text in ["cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%s], [%s], 16, [%m];", "setmaxnreg.inc.sync.aligned.u32 60;"] {
         assert!(ptx::parse(&kernel(text)).is_err(), "{text}");
     }

@@ -1,6 +1,7 @@
 //! Copies under way: they land one by one, in a random order, whenever the schedule says so.
 use super::access::shared_fault;
 use super::cluster::{stop, Cluster, Step};
+use super::mbarrier::Mbarrier;
 use super::regs::lanes;
 use super::warp::{Copy, Warp};
 use super::{Fault, FaultKind};
@@ -206,6 +207,15 @@ impl Cluster<'_> {
             Cargo::Shared { rank, .. } | Cargo::Arrival { rank, .. } => *rank == w.rank,
             Cargo::Global { .. } => false,
         };
+        let lane = exec.trailing_zeros() as usize;
+        let unseen = |b: &Mbarrier| b.landed > b.waited;
+        if self.blocks[w.rank].mbarriers.values().any(unseen) {
+            let text = format!(
+                "block {} of the cluster exits, nobody waited for the last copies to its shared memory",
+                w.rank
+            );
+            return stop(lane, FaultKind::Bulk(text));
+        }
         if !self.flights.list.iter().any(here) {
             return Ok(());
         }
@@ -213,6 +223,6 @@ impl Cluster<'_> {
             "block {} of the cluster exits while copies are on their way to its shared memory",
             w.rank
         );
-        stop(exec.trailing_zeros() as usize, FaultKind::Bulk(text))
+        stop(lane, FaultKind::Bulk(text))
     }
 }

@@ -24,6 +24,9 @@ pub(super) struct Mbarrier {
     tx: i64,
     /// Phases completed.
     pub phase: u32,
+    /// Phases that someone has waited for, and those that the copies which landed need waited for.
+    pub waited: u32,
+    pub landed: u32,
     told: Knowledge,
     done: Knowledge,
     maker: Who,
@@ -145,6 +148,8 @@ impl Cluster<'_> {
                 pending: count[lane],
                 tx: 0,
                 phase: 0,
+                waited: 0,
+                landed: 0,
                 told: Knowledge::default(),
                 done: Knowledge::default(),
                 maker: who,
@@ -214,6 +219,7 @@ impl Cluster<'_> {
             ));
         };
         b.tx -= bytes;
+        b.landed = b.phase + 1;
         if b.tx.abs() > LIMIT {
             return Err(format!("transaction count {} at {:#x}", b.tx, place.1));
         }
@@ -374,11 +380,11 @@ impl Cluster<'_> {
         }
         for lane in lanes(over).filter(|_| acquire) {
             let place = self.mbarrier_place(w, lane, space, at[lane])?;
-            let Some(b) = self.blocks[place.0].mbarriers.get(&place.1) else {
-                continue;
-            };
-            self.clocks.acquire(w.index, &b.done);
-            self.clocks.learn(w.index, b.actor, b.phase);
+            if let Some(b) = self.blocks[place.0].mbarriers.get_mut(&place.1) {
+                b.waited = b.phase;
+                self.clocks.acquire(w.index, &b.done);
+                self.clocks.learn(w.index, b.actor, b.phase);
+            }
         }
         w.regs.set_pred(d, exec, over);
         Ok(())
