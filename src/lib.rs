@@ -36,9 +36,11 @@ pub use epilogue::{Epilogue, Scales};
 pub use error::{Error, Result};
 pub use gemm::{ActivationQuant, Backend, Gemm, Lhs, PackedWeights, Weights};
 pub use ops::{
-    default_backend, matmul, matmul_float, matmul_true_int8, matmul_true_int8_on, q_matmul_int8,
-    q_matmul_int8_as, q_matmul_int8_as_on, q_matmul_int8_on, quant_int8, DimensionNumbers,
-    DotGeneral, FloatDotGeneral, GradientDims, Int8Linear, MatmulShape, Precision, Pullback,
+    default_backend, matmul, matmul_float, matmul_true_int8, matmul_true_int8_on, matmul_vjp,
+    q_matmul_int8, q_matmul_int8_as, q_matmul_int8_as_on, q_matmul_int8_on, quant_int8, Accumulate,
+    DimensionNumbers, DotGeneral, FloatDotGeneral, FrozenOperand, GradientDims, Int8Linear,
+    MatmulShape, OperandQuant, Precision, ProductQuant, Pullback, QuantDotGeneral,
+    QuantDotGeneralBuilder, QuantGradient, SharedAxes, Side,
 };
 pub use rounding::Rounding;
 
