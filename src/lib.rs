@@ -23,6 +23,7 @@ pub mod epilogue;
 pub mod error;
 pub mod gemm;
 pub mod npy;
+pub mod npz;
 pub mod numerics;
 pub mod ops;
 pub mod quant;
@@ -36,11 +37,11 @@ pub use epilogue::{Epilogue, Scales};
 pub use error::{Error, Result};
 pub use gemm::{ActivationQuant, Backend, Gemm, Lhs, PackedWeights, Weights};
 pub use ops::{
-    default_backend, matmul, matmul_float, matmul_true_int8, matmul_true_int8_on, matmul_vjp,
-    q_matmul_int8, q_matmul_int8_as, q_matmul_int8_as_on, q_matmul_int8_on, quant_int8, Accumulate,
-    DimensionNumbers, DotGeneral, FloatDotGeneral, FrozenOperand, GradientDims, Int8Linear,
-    MatmulShape, OperandQuant, Precision, ProductQuant, Pullback, QuantDotGeneral,
-    QuantDotGeneralBuilder, QuantGradient, SharedAxes, Side,
+    default_backend, einsum, einsum_vjp, matmul, matmul_float, matmul_true_int8,
+    matmul_true_int8_on, matmul_vjp, q_matmul_int8, q_matmul_int8_as, q_matmul_int8_as_on,
+    q_matmul_int8_on, quant_int8, Accumulate, DimensionNumbers, DotGeneral, FloatDotGeneral,
+    FrozenOperand, GradientDims, Int8Linear, MatmulShape, OperandQuant, Precision, ProductQuant,
+    Pullback, QuantDotGeneral, QuantDotGeneralBuilder, QuantGradient, SharedAxes, Side,
 };
 pub use rounding::Rounding;
 

@@ -14,7 +14,7 @@ mod config;
 mod fields;
 mod forward;
 mod frozen;
-// mod frozen_file;
+mod frozen_file;
 mod operand;
 mod presets;
 mod product;
