@@ -1,4 +1,5 @@
-//! Trains one small network on handwritten digits three times: in float, with int8 forward, with int8 forward and backward.
+//! Trains one small network on handwritten digits four times: in float, and with quantised
+//! products: int8 forward, int8 forward and backward, int4 forward and backward.
 //!
 //!     cargo run --release --example train_mlp [CURVES.svg]
 //!
@@ -29,11 +30,18 @@ fn main() -> Result<()> {
     let curves = std::env::args().nth(1);
     let curves = curves.unwrap_or_else(|| "train_mlp.svg".into());
     let digits = Digits::load()?;
-    let full = QuantDotGeneral::fully_quantized(8, 8)?.stochastic_gradients(1);
+    let full = |bits| -> Result<_> {
+        let nearest = QuantDotGeneral::fully_quantized(bits, bits)?;
+        Ok(Box::new(nearest.stochastic_gradients(1)))
+    };
     let kinds = [
         Kind::Float,
-        Kind::Int8("int8 forward and dx, float dW (v3)", QuantDotGeneral::v3()),
-        Kind::Int8("int8 forward and backward, stochastic", full),
+        Kind::Quantized(
+            "int8 forward and dx, float dW (v3)",
+            QuantDotGeneral::v3().into(),
+        ),
+        Kind::Quantized("int8 forward and backward, stochastic", full(8)?),
+        Kind::Quantized("int4 forward and backward, stochastic", full(4)?),
     ];
     let mut runs = vec![];
     for kind in &kinds {
@@ -62,14 +70,14 @@ fn main() -> Result<()> {
 /// What the network multiplies with.
 enum Kind {
     Float,
-    Int8(&'static str, QuantDotGeneral),
+    Quantized(&'static str, Box<QuantDotGeneral>),
 }
 
 impl Kind {
     fn name(&self) -> &'static str {
         match self {
             Kind::Float => "float",
-            Kind::Int8(name, _) => name,
+            Kind::Quantized(name, _) => name,
         }
     }
 
@@ -77,7 +85,7 @@ impl Kind {
     fn at(&self, step: usize, layer: usize) -> Box<dyn DotGeneral<f32>> {
         match self {
             Kind::Float => Box::new(FloatDotGeneral),
-            Kind::Int8(_, dot_general) => {
+            Kind::Quantized(_, dot_general) => {
                 Box::new(dot_general.at_step((step * WIDTHS.len() + layer) as u64))
             }
         }
@@ -296,7 +304,7 @@ fn train(kind: &Kind, digits: &Digits) -> Result<Run> {
 
 /// The accuracy of the network whose weights went through files as integers.
 fn serve(kind: &Kind, network: &Network, digits: &Digits) -> Result<f32> {
-    let Kind::Int8(_, dot_general) = kind else {
+    let Kind::Quantized(_, dot_general) = kind else {
         return Err("only a quantised network is frozen".into());
     };
     let dims = DimensionNumbers::matmul();
@@ -320,21 +328,25 @@ fn serve(kind: &Kind, network: &Network, digits: &Digits) -> Result<f32> {
     Ok(accuracy(&served, labels))
 }
 
+/// What a curve shows of a run.
+type Values<'a> = &'a dyn Fn(&Run) -> Vec<f32>;
+
 /// Training loss on the left, test accuracy on the right, a line a run.
 fn draw(path: &str, runs: &[(&str, Run)]) -> Result<()> {
     let colours = [
         RGBColor(60, 60, 60),
         RGBColor(0, 110, 190),
         RGBColor(210, 80, 30),
+        RGBColor(60, 150, 60),
     ];
     let root = SVGBackend::new(path, (960, 400)).into_drawing_area();
     root.fill(&WHITE)?;
     let (left, right) = root.split_horizontally(480);
     let loss = |run: &Run| run.loss.iter().map(|l| l.log10()).collect::<Vec<_>>();
-    let error = |run: &Run| run.accuracy.iter().map(|a| 100.0 * a).collect::<Vec<_>>();
-    let panels: [(_, &str, &dyn Fn(&Run) -> Vec<f32>); 2] = [
+    let percent = |run: &Run| run.accuracy.iter().map(|a| 100.0 * a).collect::<Vec<_>>();
+    let panels: [(_, &str, Values); 2] = [
         (left, "training loss (log10)", &loss),
-        (right, "test accuracy (%)", &error),
+        (right, "test accuracy (%)", &percent),
     ];
     for (area, caption, values) in panels {
         let all: Vec<Vec<f32>> = runs.iter().map(|(_, run)| values(run)).collect();

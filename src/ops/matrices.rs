@@ -59,3 +59,25 @@ pub(crate) fn each_matrix_mut<T>(
         .map(|m| ArrayViewMut2::from_shape((rows, columns), m).expect("as many elements"))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operands_are_viewed_where_their_axes_are_evenly_spaced() {
+        let x = ArrayD::<i8>::zeros(vec![2, 5, 3, 4]);
+        // Attention's operands, weights either way round, and a gradient's product over all but the last axis.
+        for (batch, free, contracted, viewed) in [
+            (&[0, 2][..], &[1][..], &[3][..], true),
+            (&[0, 2], &[3], &[1], true),
+            (&[], &[0, 1, 2], &[3], true),
+            (&[], &[3], &[0, 1, 2], true),
+            (&[], &[0, 2], &[1, 3], false),
+        ] {
+            let m = matrices(x.view(), batch, free, contracted);
+            assert_eq!(m.is_view(), viewed, "{batch:?} {free:?} {contracted:?}");
+            assert_eq!(m.ndim(), batch.len() + 2);
+        }
+    }
+}

@@ -95,7 +95,7 @@ pub(super) fn run<T: Element>(
 /// An operand ready to be multiplied.
 enum Prepared<'a, T> {
     Float(CowArray<'a, T, IxDyn>),
-    Made(Quantized),
+    Made(Box<Quantized>),
     Kept(&'a Quantized, Option<&'a PackedOnce>),
 }
 
@@ -115,7 +115,10 @@ impl<'a, T: Element> Prepared<'a, T> {
         };
         match config.bits() {
             None => Prepared::Float(x),
-            Some(bits) => Prepared::Made(quantize(config, bits, x.view(), T::to_f32, contracted)),
+            Some(bits) => {
+                let made = quantize(config, bits, x.view(), T::to_f32, contracted);
+                Prepared::Made(Box::new(made))
+            }
         }
     }
 
@@ -138,7 +141,7 @@ impl<'a, T: Element> Prepared<'a, T> {
 
     fn made(self) -> Option<Quantized> {
         match self {
-            Prepared::Made(quantized) => Some(quantized),
+            Prepared::Made(quantized) => Some(*quantized),
             _ => None,
         }
     }

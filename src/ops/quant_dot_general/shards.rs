@@ -17,7 +17,7 @@ pub(super) fn cut_dims(
     let Some(&axis) = dims.lhs_contracting.first().filter(|_| shards > 1) else {
         return Ok(None);
     };
-    if lhs[axis] % shards != 0 {
+    if !lhs[axis].is_multiple_of(shards) {
         return Err(Error::Value {
             what: fields.shards,
             found: shards.to_string(),
