@@ -6,6 +6,7 @@ use crate::ops::dimension_numbers::{DimensionNumbers, GradientDims};
 use crate::ops::dot_general::{DotGeneral, Precision, Pullback};
 use crate::ops::float_gemm::gemm_f32;
 use crate::ops::matrices::{contracted, matrices};
+use crate::ops::rows::in_order;
 use ndarray::{
     Array2, ArrayD, ArrayView2, ArrayViewD, ArrayViewMut2, ArrayViewMutD, Axis, CowArray, Ix2,
 };
@@ -111,8 +112,7 @@ impl<T: Element> Pullback<T> for FloatPullback<T> {
                 &gradient.dims,
                 self.precision,
             )?;
-            let out = out.permuted_axes(gradient.axes);
-            Ok(out.as_standard_layout().into_owned())
+            Ok(in_order(out, gradient.axes))
         };
         let (lhs, rhs) = (self.lhs.ndim(), self.rhs.ndim());
         Ok((

@@ -4,6 +4,7 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::ops::dimension_numbers::{inverse, DimensionNumbers};
 use crate::ops::dot_general::{DotGeneral, Precision, Pullback};
+use crate::ops::rows::in_order;
 use ndarray::{ArrayD, ArrayViewD, Axis};
 
 /// How a product is said in dimension numbers.
@@ -94,15 +95,6 @@ impl<T: Element> Pullback<T> for PlanPullback<T> {
             unsqueeze(a, &self.plan.squeeze_lhs),
             unsqueeze(b, &self.plan.squeeze_rhs),
         ))
-    }
-}
-
-/// Axes in another order, in row-major layout.
-fn in_order<T: Clone>(x: ArrayD<T>, axes: Vec<usize>) -> ArrayD<T> {
-    let x = x.permuted_axes(axes);
-    match x.is_standard_layout() {
-        true => x,
-        false => x.as_standard_layout().into_owned(),
     }
 }
 

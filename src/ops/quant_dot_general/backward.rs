@@ -10,6 +10,7 @@ use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::ops::dimension_numbers::{DimensionNumbers, GradientDims};
 use crate::ops::dot_general::{Precision, Pullback};
+use crate::ops::rows::in_order;
 use ndarray::{ArrayD, ArrayViewD, Axis};
 
 /// What the backward products need of the forward one.
@@ -103,17 +104,12 @@ impl<T: Element> QuantPullback<T> {
             }
             Kept::Int(integers, steps) => {
                 let g = times_steps(g, steps, &dims);
-                let integers = integers.mapv(f32::from);
-                let (g, other) = (Source::Float(g.view()), Source::Float(integers.view()));
+                let (g, other) = (Source::Float(g.view()), Source::Integers(integers.view()));
                 let out = run(runner, config, fields, g, other, &dims, precision)?.out;
                 out.mapv(T::from_f32)
             }
         };
-        let out = out.permuted_axes(axes);
-        let mut out = match out.is_standard_layout() {
-            true => out,
-            false => out.as_standard_layout().into_owned(),
-        };
+        let mut out = in_order(out, axes);
         debug_assert_eq!(out.shape(), of.shape);
         if let Some(inside) = &of.inside {
             out.zip_mut_with(inside, |x, inside| {

@@ -3,6 +3,7 @@
 use super::backward::QuantPullback;
 use super::config::QuantDotGeneral;
 use super::fields::{ProductFields, FWD};
+use super::operand::OperandQuant;
 use super::product::{product, Operand, PackedOnce, Runner};
 use super::product_config::ProductQuant;
 use super::quantized::{quantize, Quantized};
@@ -16,6 +17,8 @@ use ndarray::{ArrayD, ArrayViewD, CowArray, IxDyn};
 /// An operand as it comes in.
 pub(super) enum Source<'a, T> {
     Float(ArrayViewD<'a, T>),
+    /// Integers to be quantised once more.
+    Integers(ArrayViewD<'a, i8>),
     /// Already integers, cut as the product wants it, perhaps kept packed.
     Frozen(&'a Quantized, Option<&'a PackedOnce>, &'a [usize]),
 }
@@ -25,6 +28,7 @@ impl<T> Source<'_, T> {
     fn shape(&self) -> &[usize] {
         match self {
             Source::Float(x) => x.shape(),
+            Source::Integers(x) => x.shape(),
             Source::Frozen(_, _, shape) => shape,
         }
     }
@@ -92,6 +96,17 @@ pub(super) fn run<T: Element>(
     })
 }
 
+/// An operand with one axis cut into shards, where that is asked for.
+fn cut_at<'a, X: Clone>(
+    x: ArrayViewD<'a, X>,
+    cut: Option<(usize, usize)>,
+) -> CowArray<'a, X, IxDyn> {
+    match cut {
+        Some((axis, shards)) => shards::cut(x, axis, shards),
+        None => x.into(),
+    }
+}
+
 /// An operand ready to be multiplied.
 enum Prepared<'a, T> {
     Float(CowArray<'a, T, IxDyn>),
@@ -101,22 +116,33 @@ enum Prepared<'a, T> {
 
 impl<'a, T: Element> Prepared<'a, T> {
     fn new(
-        config: &super::OperandQuant,
+        config: &OperandQuant,
         source: Source<'a, T>,
         cut: Option<(usize, usize)>,
         contracted: &[usize],
     ) -> Self {
-        let x = match source {
-            Source::Frozen(quantized, packed, _) => return Prepared::Kept(quantized, packed),
-            Source::Float(x) => match cut {
-                Some((axis, shards)) => shards::cut(x, axis, shards),
-                None => x.into(),
-            },
-        };
+        match source {
+            Source::Frozen(quantized, packed, _) => Prepared::Kept(quantized, packed),
+            Source::Float(x) => Self::from(config, cut_at(x, cut), T::to_f32, contracted, |x| x),
+            Source::Integers(x) => {
+                // Exact in every element type.
+                let float = |x: CowArray<'_, i8, IxDyn>| x.mapv(|q| T::from_f32(q.into())).into();
+                Self::from(config, cut_at(x, cut), f32::from, contracted, float)
+            }
+        }
+    }
+
+    fn from<X: Copy + Sync>(
+        config: &OperandQuant,
+        x: CowArray<'a, X, IxDyn>,
+        widen: impl Fn(X) -> f32 + Copy + Sync,
+        contracted: &[usize],
+        float: impl FnOnce(CowArray<'a, X, IxDyn>) -> CowArray<'a, T, IxDyn>,
+    ) -> Self {
         match config.bits() {
-            None => Prepared::Float(x),
+            None => Prepared::Float(float(x)),
             Some(bits) => {
-                let made = quantize(config, bits, x.view(), T::to_f32, contracted);
+                let made = quantize(config, bits, x.view(), widen, contracted);
                 Prepared::Made(Box::new(made))
             }
         }
