@@ -1,9 +1,10 @@
 //! int8 matrix multiplication: quantise, multiply with exact int32 sums, dequantise in the same pass.
 //!
 //! Start with [`q_matmul_int8`] (floats in, floats out), [`matmul_true_int8`] (integers in, exact sums out) or
-//! [`Int8Linear`] (weights packed once). Below them lie [`quant`] (quantisers and quantised tensors) and the contract that
-//! every backend fulfils: [`Backend`], [`Weights`], [`Gemm`], [`Epilogue`]. The rounding rules are in [`numerics`] and
-//! [`epilogue`]; every backend, instruction set and thread count gives those bits.
+//! [`Int8Linear`] (weights packed once); train through int8 with [`QuantDotGeneral`] under [`matmul_vjp`] or
+//! [`einsum_vjp`]. Below them lie [`quant`] (quantisers and quantised tensors) and the contract that every backend
+//! fulfils: [`Backend`], [`Weights`], [`Gemm`], [`Epilogue`]. The rounding rules are in [`numerics`] and [`epilogue`];
+//! every backend, instruction set and thread count gives those bits.
 //!
 //! ```
 //! use imma::Int8Linear;
