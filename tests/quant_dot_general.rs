@@ -405,6 +405,93 @@ fn a_clipped_gradient_is_zero_where_the_forward_clipped() {
 }
 
 #[test]
+fn each_calibration_finds_its_bound_in_its_own_slice() {
+    // Columns of a right operand: the slices lie across memory.
+    let w = arr2(&[[1.0f32, 0.0], [-2.0, 8.0], [3.0, -4.0], [-6.0, 4.0]]).into_dyn();
+    for (calibration, bounds) in [
+        (Calibration::AbsMax, [6.0f32, 8.0]),
+        (Calibration::MeanAbsolute { factor: 1.5 }, [4.5, 6.0]),
+        (Calibration::Percentile(50.0), [2.5, 4.0]),
+        (Calibration::Percentile(100.0), [6.0, 8.0]),
+    ] {
+        for clipping in [1.0f32, 0.5] {
+            let rhs = OperandQuant::int(6)
+                .calibration(calibration)
+                .clipping(clipping);
+            let fwd = ProductQuant::new(OperandQuant::int(8), rhs);
+            let dot_general = QuantDotGeneral::builder().fwd(fwd).build().unwrap();
+            let frozen = dot_general.freeze_rhs(w.view(), &DimensionNumbers::matmul());
+            let frozen = frozen.unwrap();
+            let multipliers = bounds.map(|b| 31.5 / (b * clipping));
+            let steps: Vec<f32> = frozen.steps().iter().copied().collect();
+            assert_eq!(steps, multipliers.map(|m| 1.0 / m), "{calibration:?}");
+            for ((row, column), x) in w
+                .view()
+                .into_dimensionality::<ndarray::Ix2>()
+                .unwrap()
+                .indexed_iter()
+            {
+                let want = (x * multipliers[column])
+                    .round_ties_even()
+                    .clamp(-31.0, 31.0);
+                assert_eq!(
+                    f32::from(frozen.integers()[[row, column]]),
+                    want,
+                    "{calibration:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn backward_products_can_be_in_shards_and_reuse_integers() {
+    let (a, b, g) = (matrix(4, 5, 1), matrix(5, 6, 2), matrix(4, 6, 3));
+    let eight = Some(Quant::absmax(8));
+    for reuse in [false, true] {
+        let dot_general = QuantDotGeneral::builder()
+            .fwd(ProductQuant::int(8))
+            .dlhs(ProductQuant::int(8).shards(3).reuse_forward(reuse))
+            .drhs(ProductQuant::int(8).shards(2).reuse_forward(reuse))
+            .build()
+            .unwrap();
+        let (_, back) = matmul_vjp(a.view(), b.view(), Precision::Default, &dot_general).unwrap();
+        let (da, db) = back.backward(g.view()).unwrap();
+        let (mut g_b, mut g_a, mut x_b, mut x_a) = (g.clone(), g.clone(), b.clone(), a.clone());
+        if reuse {
+            let (qb, steps) = labelled::quantize(&b, &[0], Quant::absmax(8));
+            g_b = &g * &steps;
+            x_b = qb;
+            let (qa, steps) = labelled::quantize(&a, &[1], Quant::absmax(8));
+            g_a = &g * &steps;
+            x_a = qa;
+        }
+        let part = |x: &ArrayD<f32>, axis: usize, len: usize, i: usize| {
+            let span = ndarray::Slice::from(i * len..(i + 1) * len);
+            x.slice_axis(Axis(axis), span).to_owned()
+        };
+        let dlhs = |i| {
+            let (g, b) = (part(&g_b, 1, 2, i), part(&x_b, 1, 2, i));
+            product(
+                (&['m', 'n'], &g, eight),
+                (&['k', 'n'], &b, eight),
+                &['m', 'k'],
+            )
+        };
+        let drhs = |i| {
+            let (g, a) = (part(&g_a, 0, 2, i), part(&x_a, 0, 2, i));
+            product(
+                (&['m', 'n'], &g, eight),
+                (&['m', 'k'], &a, eight),
+                &['k', 'n'],
+            )
+        };
+        assert_eq!(da, dlhs(0) + dlhs(1) + dlhs(2));
+        assert_eq!(db, drhs(0) + drhs(1));
+    }
+}
+
+#[test]
 fn one_float_side_and_float_sums_work() {
     let (a, b) = (numbers(&[2, 3, 6], 1), numbers(&[6, 2, 4], 2));
     let dims = DimensionNumbers {
