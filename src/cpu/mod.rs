@@ -5,7 +5,7 @@
 //!   leaf      the dot-product trait; avx512_vnni, vnni256, avx2, neon, portable: its leaves
 //!   lhs, rhs  quantise and pack rows, columns        interleave  the byte order of both
 //!   driver    the loops and who runs them            threads     where threads come from
-//!   store     epilogue and output of a tile
+//!   store     epilogue and output of a tile          peak        what a leaf reaches at most
 //! ```
 //!
 //! The same bits come out for any leaf, number of threads and way of packing.
@@ -18,6 +18,7 @@ mod driver;
 mod interleave;
 mod leaf;
 mod lhs;
+mod peak;
 mod portable;
 mod rhs;
 mod select;
