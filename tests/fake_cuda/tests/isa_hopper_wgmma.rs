@@ -124,7 +124,7 @@ fn swizzled_rows_at_every_step_along_k() {
             let place = |start: usize| {
                 move |row: usize, k: usize| {
                     let at = start + row * span + step * 32 + k;
-                    at ^ (at / 128 % (span / 16)) * 16
+                    at ^ ((at / 128 % (span / 16)) * 16)
                 }
             };
             let c = case(place(0), place(8192), (true, true), 0);

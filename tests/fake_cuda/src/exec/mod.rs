@@ -258,7 +258,7 @@ fn check_cluster(l: &Launch<'_>, entry: &Entry, threads: u32) -> Result<(), Stri
             l.device.name
         ));
     }
-    if (0..3).any(|axis| l.grid[axis] % l.cluster[axis] != 0) {
+    if (0..3).any(|axis| !l.grid[axis].is_multiple_of(l.cluster[axis])) {
         return Err(format!(
             "a cluster of {:?} does not divide the grid {:?}",
             l.cluster, l.grid

@@ -47,9 +47,9 @@ pub(super) fn runs(map: &TensorMap, at: &[i64]) -> Box {
     let mut list = Vec::new();
     for r in 0..rows {
         let (mut rest, mut global, mut inside) = (r, map.address, last > first);
-        for axis in 1..at.len() {
+        for (axis, start) in at.iter().enumerate().skip(1) {
             let n = u64::from(map.box_extents[axis]);
-            let c = at[axis] + (rest % n) as i64;
+            let c = start + (rest % n) as i64;
             rest /= n;
             inside &= (0..extent(axis)).contains(&c);
             if inside {
