@@ -105,8 +105,19 @@ impl Device {
         let limit = context
             .attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
             .map_err(driver("cuDeviceGetAttribute"))?;
+        let capability = |which| {
+            context
+                .attribute(which)
+                .map_err(driver("cuDeviceGetAttribute"))
+        };
+        let hopper = (
+            capability(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            capability(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ) == (9, 0);
         let mut kernels = HashMap::new();
-        for image in images() {
+        // Code for 90a runs on that very capability.
+        let usable = |image: &&Image| hopper || !image.name.ends_with("_sm90");
+        for image in images().iter().filter(usable) {
             let binary = cudarc::nvrtc::Ptx::from_binary(image.bytes.to_vec());
             let module = context
                 .load_module(binary)
