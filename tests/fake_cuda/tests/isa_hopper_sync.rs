@@ -188,7 +188,7 @@ fn ranks_and_peers_shared_memory() {
                 + block * 100
                 + t
                 + 1000
-                + (block % 2 ^ 1) * 100_000
+                + ((block % 2) ^ 1) * 100_000
                 + block / 2 * 1_000_000
                 + 2
                 + 2

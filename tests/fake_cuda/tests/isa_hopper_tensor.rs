@@ -120,12 +120,11 @@ fn one_three_and_five_axes() {
 fn a_store_writes_what_lies_inside() {
     for (mode, row) in [(0u8, 64usize), (1, 32), (2, 64), (3, 128)] {
         let (width, height, pitch) = (150usize, 9usize, 160usize);
-        let body = format!(
+        let body =
             "shl.b32 %r1, %t, 2; add.u32 %r1, %s, %r1; mul.lo.u32 %r2, %t, 40503; st.shared.u32 [%r1], %r2; fence.proxy.async.shared::cta; bar.sync 0;\n\
-             @%p cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%map, {{112, 3}}], [%s];\n\
-             @%p cp.async.bulk.commit_group; @%p cp.async.bulk.wait_group 0;"
-        );
-        let m = Machine::new(&kernel(&body));
+             @%p cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%map, {112, 3}], [%s];\n\
+             @%p cp.async.bulk.commit_group; @%p cp.async.bulk.wait_group 0;";
+        let m = Machine::new(&kernel(body));
         let (out, filler) = (m.bytes(&vec![0xee; height * pitch]), m.room(16));
         let mut map = map(
             mode,
