@@ -16,6 +16,8 @@
 //! ```
 
 pub mod activation;
+#[cfg(feature = "safetensors")]
+pub mod checkpoint;
 pub mod cpu;
 pub mod cuda;
 pub mod element;

@@ -162,6 +162,24 @@ pub fn quantize_static(x: ArrayView2<'_, f32>, scale: f32) -> Quantized {
     }
 }
 
+/// One scale and zero point that are known beforehand for all rows.
+pub fn quantize_static_asymmetric(
+    x: ArrayView2<'_, f32>,
+    scale: f32,
+    zero_point: i32,
+) -> Quantized {
+    let multiplier = 1.0 / scale;
+    Quantized {
+        q: x.mapv(|x| {
+            let steps = f64::from((x * multiplier).round_ties_even());
+            let steps = if steps.is_nan() { 0.0 } else { steps };
+            (steps + f64::from(zero_point)).clamp(-128.0, 127.0) as i8
+        }),
+        scales: vec![scale; x.nrows()],
+        zero_points: vec![zero_point; x.nrows()],
+    }
+}
+
 impl Quantized {
     fn zeros(rows: usize, columns: usize, slices: usize) -> Self {
         Quantized {
@@ -216,6 +234,9 @@ pub fn gemm(
                 ActivationQuant::PerToken => quantize_rows(data.view()),
                 ActivationQuant::PerTokenAsymmetric => quantize_rows_asymmetric(data.view()),
                 ActivationQuant::Static { scale } => quantize_static(data.view(), *scale),
+                ActivationQuant::StaticAsymmetric { scale, zero_point } => {
+                    quantize_static_asymmetric(data.view(), *scale, *zero_point)
+                }
             }
         }
     };
