@@ -1,9 +1,12 @@
-//! Checkpoints: safetensors files read into layers (feature `safetensors`).
+//! Checkpoints: safetensors files read into layers, and written (feature `safetensors`).
 //!
 //! ```text
 //!   source   a file, a sharded index or a folder, opened       linear   a layer's tensors, and the layer of them
 //!   file     one memory-mapped safetensors file                scheme   what config.json says of the layers
 //!   names    patterns over names                               error    one sentence for each refusal
+//!   quantize a model of floats written as W8A8                 rows     one weight of it, a block of rows at a time
+//!   writer   a file that can be stopped and continued          journal  what an interrupted run has done
+//!   report   what quantising did to each layer
 //! ```
 //!
 //! What a linear layer `P` of N outputs and K inputs may be stored as:
@@ -23,12 +26,19 @@
 
 mod error;
 mod file;
+mod journal;
 mod linear;
 mod names;
+mod quantize;
+mod report;
+mod rows;
 mod scheme;
 mod source;
+mod writer;
 
 pub use error::CheckpointError;
 pub use linear::{StoredLinear, StoredWeight};
 pub use names::NamePattern;
+pub use quantize::{quantize_model, Progress, QuantizeOptions};
+pub use report::{LayerReport, ModelReport};
 pub use source::{Checkpoint, TensorInfo};

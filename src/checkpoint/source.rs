@@ -125,6 +125,23 @@ impl Checkpoint {
             .ok_or_else(|| self.wrong(name, "no such tensor", "one of this name"))
     }
 
+    /// The name of the file that a tensor lies in.
+    pub(super) fn file_name(&self, tensor: &str) -> String {
+        let file = self.tensors.get(tensor).map(|i| self.files[*i].path());
+        let name = file.and_then(Path::file_name).unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
+    pub(super) fn file_paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(MappedFile::path)
+    }
+
+    /// Bytes of all tensors.
+    pub(super) fn total_bytes(&self) -> u64 {
+        let raw = self.names().filter_map(|n| self.raw(n));
+        raw.map(|t| t.bytes.len() as u64).sum()
+    }
+
     /// The refusal of one tensor.
     pub(super) fn wrong(
         &self,
