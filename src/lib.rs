@@ -40,7 +40,8 @@ pub use gemm::{ActivationQuant, Backend, Gemm, Lhs, PackedWeights, Weights};
 pub use ops::{
     default_backend, matmul, matmul_float, matmul_true_int8, matmul_true_int8_on, q_matmul_int8,
     q_matmul_int8_as, q_matmul_int8_as_on, q_matmul_int8_on, quant_int8, DimensionNumbers,
-    DotGeneral, FloatDotGeneral, GradientDims, Int8Linear, MatmulShape, Precision, Pullback,
+    DotGeneral, FloatDotGeneral, GradientDims, GroupedLinear, Int8Linear, MatmulShape,
+    OutlierLinear, Precision, Pullback,
 };
 pub use rounding::Rounding;
 

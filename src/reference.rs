@@ -338,7 +338,7 @@ mod tests {
         let a = Array2::from_elem((1, 131_071), -128i8);
         assert_eq!(matmul_i32(a.view(), a.t())[[0, 0]], 131_071 * 16_384);
         let empty = matmul_i32(Array2::zeros((2, 0)).view(), Array2::zeros((0, 3)).view());
-        assert_eq!(empty, Array2::zeros((2, 3)));
+        assert_eq!(empty, Array2::<i32>::zeros((2, 3)));
     }
 
     #[test]

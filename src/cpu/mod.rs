@@ -5,7 +5,7 @@
 //!   leaf      the dot-product trait; avx512_vnni, vnni256, avx2, neon, portable: its leaves
 //!   lhs, rhs  quantise and pack rows, columns        interleave  the byte order of both
 //!   driver    the loops and who runs them            threads     where threads come from
-//!   store     epilogue and output of a tile
+//!   store     epilogue and output of a tile          grouped     weights with scales along K
 //! ```
 //!
 //! The same bits come out for any leaf, number of threads and way of packing.
@@ -15,6 +15,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
 mod driver;
+mod grouped;
 mod interleave;
 mod leaf;
 mod lhs;
@@ -26,6 +27,7 @@ mod threads;
 #[cfg(target_arch = "x86_64")]
 mod vnni256;
 
+pub(crate) use grouped::GroupedWeights;
 pub use select::LeafInfo;
 
 use crate::element::{DType, FloatView, OutputMut};

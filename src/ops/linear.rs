@@ -307,7 +307,10 @@ impl Int8Linear {
 }
 
 /// A bias widened to f32 (exact), with its length checked.
-fn bias_of<T: Element>(bias: Option<ArrayView1<'_, T>>, n: usize) -> Result<Option<Arc<[f32]>>> {
+pub(super) fn bias_of<T: Element>(
+    bias: Option<ArrayView1<'_, T>>,
+    n: usize,
+) -> Result<Option<Arc<[f32]>>> {
     match bias {
         Some(bias) if bias.len() != n => Err(Error::Length {
             what: "bias",

@@ -5,6 +5,8 @@
 //!   matmul_true_int8    int8 x int8 -> int32, exact
 //!   q_matmul_int8       float x float -> float through int8
 //!   linear              the same with weights packed once, bias, activation function
+//!   grouped_linear      ... with a scale for each group of inputs
+//!   outlier_linear      ... with outlier channels multiplied as floats
 //!   matmul              float x float -> float by numpy's rules, over any dot_general
 //!
 //!   broadcast           numpy.matmul's shape rules      dimension_numbers   lax.dot_general's shape rules
@@ -21,11 +23,13 @@ mod dimension_numbers;
 mod dot_general;
 mod float_dot_general;
 mod float_gemm;
+mod grouped_linear;
 mod linear;
 mod matmul;
 mod matmul_true_int8;
 #[cfg(test)]
 mod naive;
+mod outlier_linear;
 mod q_matmul_int8;
 mod quant_int8;
 mod rows;
@@ -35,8 +39,10 @@ pub use default_backend::default_backend;
 pub use dimension_numbers::{DimensionNumbers, GradientDims};
 pub use dot_general::{DotGeneral, Precision, Pullback};
 pub use float_dot_general::FloatDotGeneral;
+pub use grouped_linear::GroupedLinear;
 pub use linear::Int8Linear;
 pub use matmul::{matmul, matmul_float};
 pub use matmul_true_int8::{matmul_true_int8, matmul_true_int8_on};
+pub use outlier_linear::OutlierLinear;
 pub use q_matmul_int8::{q_matmul_int8, q_matmul_int8_as, q_matmul_int8_as_on, q_matmul_int8_on};
 pub use quant_int8::quant_int8;

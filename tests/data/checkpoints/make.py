@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Makes the small checkpoints in this folder, and what their layers are as floats.
 
-    pip install torch==2.15.0 transformers==5.23.0 compressed-tensors==0.20.0
+    pip install torch==2.15.0 transformers==5.23.0 compressed-tensors==0.20.0 bitsandbytes==0.50.2
     python make.py
 
-ct_dynamic, ct_static and ct_asymmetric are written by the compressed-tensors package; bnb follows bitsandbytes'
-layout (row-wise absmax, `weight_format` 0); floats is plain. Every folder has `expected.safetensors`: `P.weight` as the
-package (bitsandbytes: the formula) dequantises it, in float32, and for some layers an input `P.x` and the output `P.y` that
+ct_dynamic, ct_static and ct_asymmetric are written by the compressed-tensors package; bnb holds what bitsandbytes
+quantises, under the names that transformers saves (`SCB`, `weight_format` 0); floats is plain. Every folder has
+`expected.safetensors`: `P.weight` as the package dequantises it, in float32, and for some layers an input `P.x` and the output `P.y` that
 the package computes with quantised inputs.
 """
 import json, pathlib, torch
+from bitsandbytes.functional import int8_vectorwise_dequant, int8_vectorwise_quant
 from safetensors.torch import save_file
 from compressed_tensors.compressors import ModelCompressor, decompress_module
 from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
@@ -106,11 +107,9 @@ compressed("ct_asymmetric", torch.float16, args() | {"symmetric": False}, tensor
 model = Block().half()
 tensors, expected = dict(model.state_dict()), {}
 for layer in ["up", "down"]:
-    w = tensors[f"{layer}.weight"].float()
-    absmax = w.abs().amax(1)
-    q = (w * (127 / absmax[:, None])).round().to(torch.int8)
+    q, absmax, _ = int8_vectorwise_quant(tensors[f"{layer}.weight"])
     tensors |= {f"{layer}.weight": q, f"{layer}.SCB": absmax, f"{layer}.weight_format": torch.tensor(0, dtype=torch.uint8)}
-    expected[f"{layer}.weight"] = q.float() * absmax[:, None] / 127
+    expected[f"{layer}.weight"] = int8_vectorwise_dequant(q, absmax)
 bnb = {"quant_method": "bitsandbytes", "load_in_8bit": True, "load_in_4bit": False, "llm_int8_threshold": 6.0,
        "llm_int8_skip_modules": ["lm_head"]}
 folder("bnb", {"model_type": "test", "quantization_config": bnb}, tensors, expected)
