@@ -2,7 +2,7 @@
 
 use imma::checkpoint::{Checkpoint, CheckpointError};
 use imma::quant::{ActivationObserver, SmoothQuant};
-use imma::{matmul_float, Activation, Int8Linear};
+use imma::{matmul_float, Activation, Cpu, Int8Linear};
 use ndarray::{s, Array1, Array2, ArrayView1, Axis, Ix1, Ix2, Zip};
 use rayon::prelude::*;
 
@@ -33,7 +33,11 @@ impl Linear {
             } => {
                 let product = matmul_float(x.view(), weight.t())?;
                 let mut y = product.into_dimensionality::<Ix2>()? + bias;
-                y.mapv_inplace(|y| activation.apply(y));
+                let y_slice = y.as_slice_mut().expect("row-major");
+                let cpu = Cpu::new();
+                y_slice
+                    .par_chunks_mut(1 << 14)
+                    .for_each(|y| cpu.activate(*activation, y));
                 Ok(y)
             }
         }

@@ -14,6 +14,7 @@ use super::lhs::{LhsBlock, LhsPanel};
 use super::rhs::AlignedBytes;
 use super::threads::Threads;
 use super::{driver, with_leaf, Cpu};
+use crate::activation::Activation;
 use crate::epilogue::Epilogue;
 use crate::error::{Error, Result};
 use crate::gemm::Lhs;
@@ -29,6 +30,26 @@ pub(crate) struct GroupedWeights {
     layout: &'static str,
     bytes: AlignedBytes,
     scales: Array2<f32>,
+}
+
+/// What happens to the sums over the groups on their way out.
+pub(crate) struct Finish<'a> {
+    pub bias: Option<&'a [f32]>,
+    pub activation: Activation,
+}
+
+impl Finish<'_> {
+    #[inline(always)]
+    fn row(&self, sums: &mut [f32], scale: f32, col: usize) {
+        match self.bias {
+            None => sums.iter_mut().for_each(|v| *v *= scale),
+            Some(bias) => {
+                let columns = sums.iter_mut().zip(&bias[col..]);
+                columns.for_each(|(v, b)| *v = v.mul_add(scale, *b));
+            }
+        }
+        self.activation.apply_row(sums);
+    }
 }
 
 impl Cpu {
@@ -54,12 +75,12 @@ impl Cpu {
         }
     }
 
-    /// `lhs [M, K] x weights`, finished row by row: `finish(row of sums over the groups, the row's scale)`.
+    /// `finish(lhs [M, K] x weights)`.
     pub(crate) fn gemm_grouped(
         &self,
         lhs: &Lhs<'_>,
         weights: &GroupedWeights,
-        finish: impl Fn(&mut [f32], f32, usize) + Sync,
+        finish: &Finish<'_>,
     ) -> Result<Array2<f32>> {
         if weights.layout != self.layout().name {
             return Err(Error::PackedElsewhere {
@@ -76,7 +97,7 @@ fn gemm<L: Leaf>(
     threads: &Threads,
     lhs: &Lhs<'_>,
     w: &GroupedWeights,
-    finish: impl Fn(&mut [f32], f32, usize) + Sync,
+    finish: &Finish<'_>,
 ) -> Array2<f32> {
     let m = lhs.dim().0;
     let mut out = Array2::zeros((m, w.n));
@@ -109,7 +130,10 @@ fn gemm<L: Leaf>(
                 tile(leaf, &panel, w, &starts, col + first, width, &mut sums);
                 for i in 0..panel.m {
                     let sums = &mut sums[i * nr..][..width];
-                    finish(sums, panel.scales[i], col + first);
+                    leaf.vectorize(
+                        #[inline(always)]
+                        || finish.row(sums, panel.scales[i], col + first),
+                    );
                     let to = part.slice_mut(s![panel.row + i, first..first + width]);
                     to.into_slice().expect("a row").copy_from_slice(sums);
                 }

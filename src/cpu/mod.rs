@@ -27,7 +27,7 @@ mod threads;
 #[cfg(target_arch = "x86_64")]
 mod vnni256;
 
-pub(crate) use grouped::GroupedWeights;
+pub(crate) use grouped::{Finish, GroupedWeights};
 pub use select::LeafInfo;
 
 use crate::element::{DType, FloatView, OutputMut};
@@ -142,6 +142,24 @@ impl Cpu {
     /// The number of threads in use.
     pub fn threads(&self) -> usize {
         self.threads.count()
+    }
+
+    /// Applies an activation function to a slice in place, with the leaf's instructions: the bits of
+    /// [`Activation::apply`](crate::Activation::apply), many times faster where that has to emulate fused
+    /// multiply-adds.
+    ///
+    /// ```
+    /// use imma::{Activation, Cpu};
+    /// let mut x = [-1.0f32, 0.0, 2.5];
+    /// let want = x.map(|x| Activation::Gelu.apply(x));
+    /// Cpu::new().activate(Activation::Gelu, &mut x);
+    /// assert_eq!(x, want);
+    /// ```
+    pub fn activate(&self, activation: crate::Activation, x: &mut [f32]) {
+        with_leaf!(self.kernel, leaf => leaf.vectorize(
+            #[inline(always)]
+            || activation.apply_row(x)
+        ));
     }
 
     fn layout(&self) -> leaf::Layout {

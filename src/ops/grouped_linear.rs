@@ -1,7 +1,7 @@
 //! A linear layer whose weights carry a scale for each group of inputs.
 
 use crate::activation::Activation;
-use crate::cpu::{Cpu, GroupedWeights};
+use crate::cpu::{Cpu, Finish, GroupedWeights};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::gemm::{ActivationQuant, Lhs};
@@ -166,18 +166,11 @@ impl GroupedLinear {
             data: T::tag(rows.view()),
             quant: ActivationQuant::PerToken,
         };
-        let bias = self.bias.as_deref();
-        let finish = |sums: &mut [f32], scale: f32, col: usize| {
-            match bias {
-                None => sums.iter_mut().for_each(|v| *v *= scale),
-                Some(bias) => {
-                    let columns = sums.iter_mut().zip(&bias[col..]);
-                    columns.for_each(|(v, b)| *v = v.mul_add(scale, *b));
-                }
-            }
-            self.activation.apply_row(sums);
+        let finish = Finish {
+            bias: self.bias.as_deref(),
+            activation: self.activation,
         };
-        let y: Array2<f32> = self.cpu.gemm_grouped(&lhs, &self.weights, finish)?;
+        let y: Array2<f32> = self.cpu.gemm_grouped(&lhs, &self.weights, &finish)?;
         let y = y.mapv(T::from_f32);
         Ok(y.into_shape_with_order(shape).expect("as many elements"))
     }

@@ -1,6 +1,7 @@
 //! LLM.int8(): input channels with outliers are multiplied as floats, the others as integers.
 
 use crate::activation::Activation;
+use crate::cpu::Cpu;
 use crate::element::{Element, FloatView};
 use crate::epilogue::Epilogue;
 use crate::error::{Error, Result};
@@ -168,7 +169,8 @@ impl OutlierLinear {
             let gemm = Gemm::new(lhs, &self.weights, epilogue)?;
             self.backend.gemm(&gemm, OutputMut::F32(y.view_mut()))?;
             if added.is_some() {
-                y.mapv_inplace(|y| self.activation.apply(y));
+                let y = y.as_slice_mut().expect("made here, in row-major order");
+                Cpu::new().activate(self.activation, y);
             }
         }
         let y = y.mapv(T::from_f32);
