@@ -371,6 +371,39 @@ fn bench_prints_one_json_object_a_line() {
 }
 
 #[test]
+fn bench_knows_suites_and_draws_its_roofline() {
+    let dir = Folder::new("bench");
+    let svg = dir.path("roof.svg");
+    let arguments = "bench gemm --suite bert-base --m 1,2 --op gemm,linear --csv --seconds 0.01 --threads 1 --plot";
+    let mut arguments: Vec<_> = arguments.split(' ').collect();
+    arguments.push(svg.to_str().unwrap());
+    let said = ok(imma(&arguments));
+    let lines: Vec<Vec<&str>> = said.lines().map(|l| l.split(',').collect()).collect();
+    assert_eq!(lines.len(), 1 + 4 * 2 * 2, "{said}");
+    let column = |name| lines[0].iter().position(|n| *n == name).unwrap();
+    for line in &lines[1..] {
+        assert_eq!(line.len(), lines[0].len());
+        assert!(line[column("percent_of_ceiling")].parse::<f64>().unwrap() > 0.0);
+    }
+    assert_eq!(lines[16][column("k")], "3072");
+    let picture = std::fs::read_to_string(&svg).unwrap();
+    assert!(picture.starts_with("<svg") && picture.contains("2x3072x768"));
+    assert_eq!(dir.names(), ["roof.svg"]);
+    let nowhere = dir.path("no/such/roof.svg");
+    let arguments = ["bench", "gemm", "--m", "1", "--plot"];
+    refused(
+        &imma(
+            &[
+                &arguments[..],
+                &[nowhere.to_str().unwrap(), "--seconds", "0.01"],
+            ]
+            .concat(),
+        ),
+        &[],
+    );
+}
+
+#[test]
 fn info_names_the_chosen_kernel() {
     let said = ok(imma(&["info"]));
     let chosen: Vec<_> = said.lines().filter(|l| l.ends_with("chosen")).collect();

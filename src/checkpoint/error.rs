@@ -39,7 +39,7 @@ pub enum CheckpointError {
         /// The layer's name.
         prefix: String,
         /// What the layer answered.
-        source: Error,
+        source: Box<Error>,
     },
 }
 

@@ -123,7 +123,7 @@ impl Checkpoint {
         made.map_err(|source| CheckpointError::Layer {
             path: self.path().into(),
             prefix: prefix.into(),
-            source,
+            source: Box::new(source),
         })
     }
 

@@ -4,9 +4,10 @@ use super::error::CheckpointError;
 use super::file::RawTensor;
 use super::journal::{self, Journal};
 use super::report::{LayerReport, ModelReport};
+use super::rows::{self, Part};
 use super::source::{read_json, INDEX};
 use super::writer::{copy_whole, refused, write_whole, Layout, PartFile, Planned};
-use super::{rows, Checkpoint, NamePattern};
+use super::{Checkpoint, NamePattern};
 use crate::error::Error;
 use crate::quant::Calibration;
 use safetensors::Dtype;
@@ -109,7 +110,7 @@ pub fn quantize_model(
     let refuse_options = |source: Error| CheckpointError::Layer {
         path: input.into(),
         prefix: "*".into(),
-        source,
+        source: Box::new(source),
     };
     options.calibration.check(false).map_err(refuse_options)?;
     let checkpoint = Checkpoint::open(input)?;
@@ -170,9 +171,13 @@ pub fn quantize_model(
                     let layer = match (known, part) {
                         (Some(known), _) => known,
                         (None, part) => {
-                            let mut write = |tensor: bool, at: u64, bytes: &[u8]| match part {
+                            let mut write = |tensor: Part, at: u64, bytes: &[u8]| match part {
                                 Some(part) => {
-                                    let i = if tensor { *weight } else { *scale };
+                                    let i = if tensor == Part::Weight {
+                                        *weight
+                                    } else {
+                                        *scale
+                                    };
                                     part.write(&shard.layout, i, at, bytes)
                                 }
                                 None => Ok(()),

@@ -12,6 +12,16 @@ use safetensors::Dtype;
 /// Elements a block: 4 MiB as f32.
 const BLOCK: usize = 1 << 20;
 
+/// Which of a layer's two tensors bytes belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Weight,
+    Scale,
+}
+
+/// Takes bytes of one tensor at an offset from its start.
+type Sink<'a, E> = dyn FnMut(Part, u64, &[u8]) -> Result<(), E> + 'a;
+
 /// A row's integers and what there is to tell of it.
 struct Row {
     q: Vec<i8>,
@@ -21,14 +31,14 @@ struct Row {
     clipped: u64,
 }
 
-/// Quantises a float matrix `[N, K]` per row and hands the bytes to `write(weight or scale, offset, bytes)`.
+/// Quantises a float matrix `[N, K]` per row and hands the bytes to `write`.
 ///
 /// The outer error says what was found instead of a finite weight, the inner one is the writer's.
 pub(super) fn quantize<E>(
     raw: &RawTensor<'_>,
     prefix: &str,
     calibration: Calibration,
-    write: &mut dyn FnMut(bool, u64, &[u8]) -> Result<(), E>,
+    write: &mut Sink<'_, E>,
 ) -> Result<Result<LayerReport, E>, String> {
     let (n, k) = (raw.shape[0], raw.shape[1]);
     let mut report = LayerReport::new(prefix, [n, k]);
@@ -64,12 +74,12 @@ pub(super) fn quantize<E>(
                 _ => scales.extend(row.scale.to_le_bytes()),
             }
         }
-        if let Err(e) = write(true, (first * k) as u64, &bytes) {
+        if let Err(e) = write(Part::Weight, (first * k) as u64, &bytes) {
             return Ok(Err(e));
         }
     }
     report.channels(&channels);
-    Ok(write(false, 0, &scales).map(|()| report))
+    Ok(write(Part::Scale, 0, &scales).map(|()| report))
 }
 
 fn row(x: &[f32], dtype: Dtype, calibration: Calibration) -> Row {

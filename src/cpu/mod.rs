@@ -6,6 +6,7 @@
 //!   lhs, rhs  quantise and pack rows, columns        interleave  the byte order of both
 //!   driver    the loops and who runs them            threads     where threads come from
 //!   store     epilogue and output of a tile          grouped     weights with scales along K
+//!   peak      what a leaf reaches at most
 //! ```
 //!
 //! The same bits come out for any leaf, number of threads and way of packing.
@@ -19,6 +20,7 @@ mod grouped;
 mod interleave;
 mod leaf;
 mod lhs;
+mod peak;
 mod portable;
 mod rhs;
 mod select;
