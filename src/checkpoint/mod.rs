@@ -6,7 +6,7 @@
 //!   names    patterns over names                               error    one sentence for each refusal
 //!   quantize a model of floats written as W8A8                 rows     one weight of it, a block of rows at a time
 //!   writer   a file that can be stopped and continued          journal  what an interrupted run has done
-//!   report   what quantising did to each layer
+//!   report   what quantising did to each layer           model_files  config.json and what else lies in a folder
 //! ```
 //!
 //! What a linear layer `P` of N outputs and K inputs may be stored as:
@@ -28,6 +28,7 @@ mod error;
 mod file;
 mod journal;
 mod linear;
+mod model_files;
 mod names;
 mod quantize;
 mod report;
