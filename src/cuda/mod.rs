@@ -10,7 +10,11 @@ pub mod status;
 pub use status::{status, Status};
 
 #[cfg(feature = "cuda")]
+pub mod cublaslt;
+#[cfg(feature = "cuda")]
 mod dequantize;
+#[cfg(feature = "cuda")]
+mod device;
 #[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
@@ -32,6 +36,7 @@ pub use cudarc;
 #[cfg(feature = "cuda")]
 pub use {
     dequantize::{Dequantize, Integer},
+    device::Properties,
     matrix::Matrix,
     module::{images, Device, Image},
 };
