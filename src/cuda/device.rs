@@ -1,5 +1,6 @@
 //! What is known about a device, and what it makes when it is first needed.
 
+use super::choice_cache::ChoiceCache;
 use super::cublaslt::CublasLt;
 use super::launch::driver;
 use super::module::Device;
@@ -7,7 +8,7 @@ use crate::error::{Error, Result};
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::{CudaContext, CudaStream};
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// What choices depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +85,8 @@ fn driver_version() -> Result<u32> {
 pub(super) struct Late {
     cublaslt: OnceLock<Result<CublasLt>>,
     stream: OnceLock<Result<Arc<CudaStream>>>,
+    /// What was measured, read from its file by the first use.
+    pub(super) choices: Mutex<Option<ChoiceCache>>,
 }
 
 impl Device {

@@ -35,6 +35,31 @@ impl<S> Matrix<S> {
         self
     }
 
+    /// The same matrix, by reference to its data.
+    pub(super) fn by_ref(&self) -> Matrix<&S> {
+        self.over(&self.data)
+    }
+
+    /// The same rows and columns over other data.
+    pub(super) fn over<D>(&self, data: D) -> Matrix<D> {
+        Matrix {
+            data,
+            rows: self.rows,
+            cols: self.cols,
+            stride: self.stride,
+        }
+    }
+
+    /// The same rows and columns, the data changed.
+    pub(super) fn map<D>(self, change: impl FnOnce(S) -> D) -> Matrix<D> {
+        Matrix {
+            data: change(self.data),
+            rows: self.rows,
+            cols: self.cols,
+            stride: self.stride,
+        }
+    }
+
     /// Whether the rows touch, so that the matrix is one run of elements.
     pub(super) fn is_contiguous(&self) -> bool {
         self.stride == self.cols || self.rows <= 1

@@ -15,8 +15,10 @@
 
 mod descriptor;
 mod product;
+mod shape;
 
-pub use product::{LtCandidate, LtOutput, LtProduct, LtResult, LtShape};
+pub use product::{LtCandidate, LtProduct, LtResult};
+pub use shape::{LtOutput, LtShape};
 
 use super::launch::{driver, same_context};
 use super::status::cublaslt_is_there;
