@@ -434,7 +434,7 @@ fn the_device_computes_what_the_cpu_does() {
     let mut found = Vec::new();
     for device in ["cpu", "cuda:0", "auto"] {
         let said = run(&[
-            "matmul", "a.npy", "w.npy", "--device", device, "--out", "out.npy",
+            "matmul", "a.npy", "w.npy", "--device", device, "-o", "out.npy",
         ]);
         assert_eq!(said.contains("cuBLASLt"), device != "cpu", "{said}");
         found.push(read_i32(&dir.path("out.npy")));
