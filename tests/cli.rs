@@ -447,3 +447,51 @@ fn the_device_computes_what_the_cpu_does() {
         "{plan}"
     );
 }
+
+#[test]
+fn quantize_takes_a_models_folder() {
+    let dir = Folder::new("model");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoints/floats");
+    let out = dir.path("w8a8");
+    let quantize = |more: &[&str]| {
+        let paths = [model.to_str().unwrap(), "-o", out.to_str().unwrap()];
+        imma(&[&["quantize"], &paths[..], more].concat())
+    };
+    refused(
+        &quantize(&["--asymmetric"]),
+        &["--asymmetric", "for a tensor only"],
+    );
+    refused(
+        &quantize(&["--granularity", "per-token"]),
+        &["--granularity"],
+    );
+    assert!(!out.exists());
+    let bad = quantize(&["--include", "re:("]);
+    assert_eq!(bad.status.code(), Some(2));
+    let shown = ok(quantize(&[
+        "--include",
+        "*",
+        "--exclude",
+        "embed",
+        "--calibration",
+        "mse:20",
+    ]));
+    for part in [
+        "| down ",
+        "| up ",
+        "| lm_head ",
+        "3 layers quantised, 1 matrices left as they were",
+    ] {
+        assert!(shown.contains(part), "'{part}' is not in: {shown}");
+    }
+    let checkpoint = imma::checkpoint::Checkpoint::open(&out).unwrap();
+    assert_eq!(checkpoint.int8_layers(), ["down", "lm_head", "up"]);
+    refused(&quantize(&[]), &["a folder that is not empty"]);
+    let x = dir.path("x.npy");
+    npy::write(&x, arr1(&[1.0f32]).into_dyn().view()).unwrap();
+    let paths = [x.to_str().unwrap(), "-o", "y.npz", "--include", "*"];
+    refused(
+        &imma(&[&["quantize"], &paths[..]].concat()),
+        &["for a model's folder only"],
+    );
+}

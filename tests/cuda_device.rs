@@ -148,7 +148,9 @@ fn linear_like_the_cpu<T: Full>(seed: u64) {
         let scales: Vec<f32> = (0..n).map(|_| random.unit().abs()).collect();
         for (activation, quant) in [
             (Activation::None, ActivationQuant::PerToken),
-            (Activation::None, ActivationQuant::Static { scale: 0.02 }),
+            (Activation::Relu, ActivationQuant::PerTokenAsymmetric),
+            (Activation::Silu, ActivationQuant::Static { scale: 0.02 }),
+            (Activation::Gelu, ActivationQuant::PerToken),
         ] {
             let layers = |backend: &Arc<dyn Backend>, biased: bool| {
                 let bias = biased.then(|| bias.view());
@@ -160,7 +162,7 @@ fn linear_like_the_cpu<T: Full>(seed: u64) {
                     layer.forward(x.view()).unwrap()
                 })
             };
-            for bias in [false] {
+            for bias in [false, true] {
                 let found = layers(&backend(), bias);
                 let want = layers(&cpu, bias);
                 let what = format!("[{m}, {k}] x [{k}, {n}], {activation:?}, {quant:?}, {bias}");

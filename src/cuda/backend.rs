@@ -3,7 +3,7 @@
 use super::launch::driver;
 use super::matrix::Matrix;
 use super::module::Device;
-use super::operand::{DeviceElement, DeviceLhs, FloatBuffer, Operands, OutputElement};
+use super::operand::{DeviceElement, DeviceLhs, FloatBuffer, Operands, OutputTag};
 use super::plan::Plan;
 use super::spec::{Input, Spec};
 use super::weights::{upload, DeviceWeights, WeightOrder};
@@ -45,7 +45,7 @@ impl Device {
         self.pack(stream, data.by_ref(), order)
     }
 
-    fn product<T: OutputElement>(
+    fn product<T: OutputTag>(
         &self,
         gemm: &Gemm<'_>,
         mut out: ArrayViewMut2<'_, T>,

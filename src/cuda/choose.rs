@@ -5,8 +5,7 @@ use super::spec::{Algorithm, Spec};
 
 /// An algorithm, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Choice {
+pub(super) struct Choice {
     /// Which of cuBLASLt's candidates.
     pub candidate: usize,
     /// The reason, in words.
@@ -14,7 +13,7 @@ pub struct Choice {
 }
 
 /// The algorithm for a product on a device of these properties.
-pub fn choose(spec: &Spec, properties: &Properties) -> Choice {
+pub(super) fn choose(spec: &Spec, properties: &Properties) -> Choice {
     let (candidate, why) = match spec.algorithm {
         Algorithm::CublasLtCandidate(i) => (i, "as asked for".into()),
         Algorithm::CublasLt => (0, "as asked for".into()),

@@ -1,13 +1,12 @@
 //! From sums to the result: the epilogue of algorithms that have none of their own.
 
-use super::dequantize::Dequantize;
-use super::launch::driver;
+use super::epilogue::{DeviceEpilogue, DeviceFloats};
 use super::matrix::Matrix;
 use super::module::Device;
 use super::operand::{DeviceFloatView, DeviceOutput};
+use super::weights::DeviceWeights;
 use crate::activation::Activation;
-use crate::element::DType;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use cudarc::driver::{CudaStream, CudaView, DevicePtr};
 use std::sync::Arc;
 
@@ -17,11 +16,14 @@ pub(super) struct Finish<'a> {
     /// One a row, or one for all.
     pub row_scales: Option<CudaView<'a, f32>>,
     pub zero_points: Option<CudaView<'a, i32>>,
+    /// For the sums of their columns.
+    pub weights: &'a DeviceWeights,
     /// One a column.
     pub col_scales: Option<CudaView<'a, f32>>,
     pub bias: Option<DeviceFloatView<'a>>,
     pub activation: Activation,
     pub residual: Option<Matrix<DeviceFloatView<'a>>>,
+    pub out_scale: Option<f32>,
 }
 
 impl Finish<'_> {
@@ -32,58 +34,52 @@ impl Finish<'_> {
         stream: &Arc<CudaStream>,
         mut out: Matrix<DeviceOutput<'_>>,
     ) -> Result<()> {
-        let more =
-            self.bias.is_some() || self.residual.is_some() || self.activation != Activation::None;
-        supported(out.data.dtype(), self.zero_points.is_some(), more)?;
         let sums = self.sums.by_ref();
-        let how = Dequantize {
-            row_scales: self.row_scales.as_ref().map(|s| s as &dyn DevicePtr<f32>),
-            col_scales: self.col_scales.as_ref().map(|s| s as &dyn DevicePtr<f32>),
-            ..Dequantize::default()
+        let col_sums = self.weights.col_sums();
+        let epilogue = DeviceEpilogue {
+            row_scales: scales(&self.row_scales),
+            col_scales: scales(&self.col_scales),
+            row_zero_points: self.zero_points.as_ref().map(|z| z as &dyn DevicePtr<i32>),
+            col_sums: self
+                .zero_points
+                .as_ref()
+                .map(|_| &col_sums as &dyn DevicePtr<i32>),
+            bias: self.bias.as_ref().map(floats),
+            activation: self.activation,
+            residual: self.residual.as_ref().map(|r| r.over(floats(&r.data))),
+            out_scale: self.out_scale,
         };
         let Matrix {
             rows, cols, stride, ..
         } = out;
-        macro_rules! dequantize {
+        macro_rules! finish {
             ($data:expr) => {
-                device.dequantize(
+                device.epilogue(
                     stream,
                     sums,
                     Matrix::new($data, rows, cols).with_stride(stride),
-                    how,
+                    &epilogue,
                 )
             };
         }
         match &mut out.data {
-            DeviceOutput::F32(data) => dequantize!(data),
-            DeviceOutput::F16(data) => dequantize!(data),
-            DeviceOutput::BF16(data) => dequantize!(data),
-            DeviceOutput::I32(data) => {
-                for r in 0..rows {
-                    let row = self
-                        .sums
-                        .data
-                        .slice(r * self.sums.stride..r * self.sums.stride + cols);
-                    let mut place = data.slice_mut(r * stride..r * stride + cols);
-                    stream
-                        .memcpy_dtod(&row, &mut place)
-                        .map_err(driver("cuMemcpyDtoD"))?;
-                }
-                Ok(())
-            }
-            DeviceOutput::I8(_) => unreachable!("refused above"),
+            DeviceOutput::F32(data) => finish!(data),
+            DeviceOutput::F16(data) => finish!(data),
+            DeviceOutput::BF16(data) => finish!(data),
+            DeviceOutput::I32(data) => finish!(data),
+            DeviceOutput::I8(data) => finish!(data),
         }
     }
 }
 
-/// Refuses what needs the epilogue kernel.
-pub(super) fn supported(output: DType, zero_points: bool, more: bool) -> Result<()> {
-    if !zero_points && !more && output != DType::I8 {
-        return Ok(());
+fn scales<'a>(view: &'a Option<CudaView<'a, f32>>) -> Option<&'a dyn DevicePtr<f32>> {
+    view.as_ref().map(|s| s as &dyn DevicePtr<f32>)
+}
+
+fn floats<'a>(view: &'a DeviceFloatView<'a>) -> DeviceFloats<'a> {
+    match view {
+        DeviceFloatView::F32(v) => DeviceFloats::F32(v),
+        DeviceFloatView::F16(v) => DeviceFloats::F16(v),
+        DeviceFloatView::BF16(v) => DeviceFloats::BF16(v),
     }
-    Err(Error::Unavailable {
-        what: "epilogue",
-        found: format!("{output}, zero points: {zero_points}, bias and more: {more}"),
-        expected: "scales and a float output".into(),
-    })
 }

@@ -6,7 +6,7 @@
 //! and a plan's run allocate nothing and wait for nothing, so they can be captured in a graph. A `Device` is also a
 //! [`Backend`](crate::Backend): every operation over ndarray runs on it as on the CPU, with the same bits.
 //!
-//! The kernels are in `cuda/`, one file each, and give the bits of [`numerics`](crate::numerics).
+//! The kernels are in `cuda/`, one file a family, and give the bits of [`numerics`](crate::numerics).
 
 pub mod status;
 pub use status::{status, Status};
@@ -26,7 +26,11 @@ mod dequantize;
 #[cfg(feature = "cuda")]
 mod device;
 #[cfg(feature = "cuda")]
+mod epilogue;
+#[cfg(feature = "cuda")]
 mod finish;
+#[cfg(feature = "cuda")]
+mod igemm;
 #[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
@@ -66,16 +70,14 @@ pub use cudarc;
 #[cfg(feature = "cuda")]
 pub use {
     choice_cache::{CacheKey, ChoiceCache},
-    choose::{choose, Choice},
     dequantize::{Dequantize, Integer},
     device::Properties,
+    epilogue::{DeviceEpilogue, DeviceFloats, OutputElement},
+    igemm::{by_name, choose, Choice, Igemm, Limits, Tile, TILES},
     linear::Int8Linear,
     matrix::Matrix,
     module::{images, Device, Image},
-    operand::{
-        DeviceElement, DeviceFloatView, DeviceLhs, DeviceOutput, FloatBuffer, Operands,
-        OutputElement,
-    },
+    operand::{DeviceElement, DeviceFloatView, DeviceLhs, DeviceOutput, FloatBuffer, Operands},
     plan::Plan,
     spec::{Algorithm, Input, Spec},
     weights::{DeviceWeights, WeightOrder},

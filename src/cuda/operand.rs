@@ -109,14 +109,14 @@ impl DeviceOutput<'_> {
 }
 
 /// An element of a result on a device: f32, f16, bf16, i32 or i8.
-pub trait OutputElement: Copy + Default + DeviceRepr + ValidAsZeroBits {
+pub trait OutputTag: Copy + Default + DeviceRepr + ValidAsZeroBits {
     /// A place to write to, tagged with its type.
     fn output(view: CudaViewMut<'_, Self>) -> DeviceOutput<'_>;
 }
 
 macro_rules! output {
     ($($t:ty, $tag:ident;)*) => {$(
-        impl OutputElement for $t {
+        impl OutputTag for $t {
             fn output(view: CudaViewMut<'_, Self>) -> DeviceOutput<'_> {
                 DeviceOutput::$tag(view)
             }
@@ -126,7 +126,7 @@ macro_rules! output {
 output!(f32, F32; f16, F16; bf16, BF16; i32, I32; i8, I8;);
 
 /// A float element that lives on devices too: f32, f16 or bf16.
-pub trait DeviceElement: Element + OutputElement {
+pub trait DeviceElement: Element + OutputTag {
     /// Elements to read, tagged with their type.
     fn floats(view: CudaView<'_, Self>) -> DeviceFloatView<'_>;
     /// Makes a slice of the tagged kind.

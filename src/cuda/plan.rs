@@ -2,7 +2,7 @@
 
 use super::choice_cache::CacheKey;
 use super::choose::{choose, Choice};
-use super::finish::{supported, Finish};
+use super::finish::Finish;
 use super::launch::{driver, same_context};
 use super::matrix::Matrix;
 use super::module::Device;
@@ -11,7 +11,7 @@ use super::spec::{Algorithm, Input, Spec};
 use super::sums::Sums;
 use super::weights::{upload, PAD};
 use super::workspace::{part, Parts};
-use crate::activation::Activation;
+use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::gemm::ActivationQuant;
 use crate::rounding::Rounding;
@@ -61,9 +61,6 @@ impl Plan {
     /// could overflow, [`Error::Unavailable`] for an algorithm that this device has not.
     pub fn new(device: &Device, spec: Spec) -> Result<Self> {
         spec.check()?;
-        let more =
-            spec.bias.is_some() || spec.residual.is_some() || spec.activation != Activation::None;
-        supported(spec.output, spec.zero_points(), more)?;
         let choice = match &spec.algorithm {
             Algorithm::Autotuned => super::autotune::choice(device, &spec)?,
             _ => choose(&spec, device.properties()),
@@ -304,10 +301,16 @@ impl Plan {
             sums: Matrix::new(sums.as_view(), m, n).with_stride(self.ldc),
             row_scales,
             zero_points,
-            col_scales: col_scales.or_else(|| weights.scales()),
+            weights,
+            // Raw sums carry none.
+            col_scales: match self.spec.output {
+                DType::I32 => None,
+                _ => col_scales.or_else(|| weights.scales()),
+            },
             bias,
             activation: self.spec.activation,
             residual,
+            out_scale: self.spec.out_scale,
         }
         .run(device, stream, out)
     }

@@ -30,7 +30,7 @@ pub enum Input {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Algorithm {
-    /// What [`choose`](super::choose) answers for this problem and device.
+    /// What a pure function of problem and device answers; [`Plan`](super::Plan) prints it with the reason.
     #[default]
     Heuristic,
     /// The fastest of all, measured when the plan is made, or read from the [cache](super::ChoiceCache).
