@@ -2,7 +2,7 @@
 //!
 //! A library to choose, to fall back on and to measure against. It is opened at run time: where it is missing
 //! [`Device::cublaslt`](super::Device::cublaslt) says so and own kernels serve. Its refusals come back as
-//! [`Error::Cuda`](crate::Error::Cuda) with the status by name.
+//! [`Error::Cuda`] with the status by name.
 //!
 //! It counts in columns: a row-major `[R, C]` matrix is its `C x R` matrix of the same leading dimension. So `C^T`
 //! (`N x M`) is asked for, of `W` transposed and `A` as it is: the one form (TN) that has int8 kernels.
