@@ -412,6 +412,42 @@ fn info_names_the_chosen_kernel() {
     assert!(said.contains("cuda"), "{said}");
 }
 
+/// On the emulated driver, which the command finds in place of a GPU's.
+#[cfg(feature = "cuda")]
+#[test]
+fn the_device_computes_what_the_cpu_does() {
+    let driver = fake_cuda::install::folder().unwrap();
+    let dir = Folder::new("device");
+    npy::write(dir.path("a.npy"), bytes(3, 37, 1).view().into_dyn()).unwrap();
+    npy::write(dir.path("w.npy"), bytes(37, 5, 2).view().into_dyn()).unwrap();
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_imma"))
+            .args(args)
+            .env("LD_LIBRARY_PATH", &driver)
+            .current_dir(dir.path("."))
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut found = Vec::new();
+    for device in ["cpu", "cuda:0", "auto"] {
+        let said = run(&[
+            "matmul", "a.npy", "w.npy", "--device", device, "-o", "out.npy",
+        ]);
+        assert_eq!(said.contains("cuBLASLt"), device != "cpu", "{said}");
+        found.push(read_i32(&dir.path("out.npy")));
+    }
+    assert_eq!(found[0], found[1]);
+    assert_eq!(found[0], found[2]);
+    let plan = run(&["info", "--plan", "16", "4096", "8192"]);
+    assert!(
+        plan.contains("sm_90") && plan.contains("workspace"),
+        "{plan}"
+    );
+}
+
 #[test]
 fn quantize_takes_a_models_folder() {
     let dir = Folder::new("model");
