@@ -181,10 +181,26 @@ struct IgemmParams {
     struct EpilogueParams epilogue;
 };
 
+/* igemm_sm90_*: a [rows, k] x w [cols, k]^T through two tensor maps. The tall operand takes the 64-row side of wgmma. */
+struct IgemmSm90Params {
+    int *sums;             /* splits > 1: [rows, cols], zeros before and after */
+    unsigned int *arrived; /* splits > 1: counters of tiles, zeros before and after */
+    unsigned int k;
+    unsigned int k_split; /* k of a split: a multiple of 128; every split has some */
+    unsigned int splits;
+    unsigned int items;      /* tiles_tall * tiles_wide * splits */
+    unsigned int tiles_tall; /* in tiles of a cluster */
+    unsigned int tiles_wide;
+    unsigned int group; /* tiles along the tall side that are walked together, for the sake of L2 */
+    unsigned int reserved;
+    struct EpilogueParams epilogue;
+};
+
 #ifdef __CUDACC__
 static_assert(sizeof(EpilogueParams) == 144 && offsetof(EpilogueParams, row_batch) == 88, "layout");
 static_assert(sizeof(FinishParams) == 184 && offsetof(FinishParams, epilogue) == 40, "layout");
 static_assert(sizeof(IgemmParams) == 224 && offsetof(IgemmParams, epilogue) == 80, "layout");
+static_assert(offsetof(IgemmSm90Params, epilogue) == 48, "layout");
 static_assert(sizeof(QuantizeRowsParams) == 72 && offsetof(QuantizeRowsParams, rows) == 56, "layout");
 static_assert(sizeof(QuantizeColsParams) == 72 && offsetof(QuantizeColsParams, rows) == 56, "layout");
 static_assert(sizeof(QuantizeStaticParams) == 56 && offsetof(QuantizeStaticParams, rows) == 48, "layout");

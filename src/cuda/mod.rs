@@ -32,6 +32,8 @@ mod finish;
 #[cfg(feature = "cuda")]
 mod igemm;
 #[cfg(feature = "cuda")]
+mod igemm90;
+#[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
 mod linear;
@@ -74,6 +76,7 @@ pub use {
     device::Properties,
     epilogue::{DeviceEpilogue, DeviceFloats, OutputElement},
     igemm::{by_name, choose, Choice, Igemm, Limits, Tile, TILES},
+    igemm90::{by_name90, Igemm90, TensorMaps, Tile90, TILES90},
     linear::Int8Linear,
     matrix::Matrix,
     module::{images, Device, Image},
