@@ -5,6 +5,7 @@
 //
 //   full[s]   the stage's bytes have arrived        the producer arrives once, with their number
 //   empty[s]  all who read the stage are done       a consumer warpgroup arrives once, in every block that fills it
+//   turn[c]   consumer c may multiply (PINGPONG)    the other arrives when it has seen its tile's last stage full
 //
 // One operand is tall: 64 rows a wgmma, TALL a tile. The other is wide: WIDE rows a tile, any N that wgmma has. Normally
 // a is tall and w wide; SWAPPED, for few tokens, w is tall and a wide, so that 8 tokens cost no more than they are.
@@ -16,6 +17,7 @@
 // Parts of K add to int32 sums in memory, which are exact in any order; the last of a tile to come finishes it, and
 // leaves sums and counters zero as it found them.
 #include "epilogue.cuh"
+#include "finish_plain.cuh"
 #include "params.h"
 #include "ptx.cuh"
 #include "ptx_sm90.cuh"
@@ -42,7 +44,7 @@ struct Hopper {
     static constexpr unsigned STRIP_ROWS = SWAPPED ? PASS : 16, STRIP_COLS = SWAPPED ? 16 : PASS;
     static constexpr unsigned STRIP_PITCH = SWAPPED ? 20 : 40;
     static constexpr unsigned STRIP_BYTES = 2560;
-    static constexpr unsigned SHARED = STAGES * STAGE_BYTES + 8 * STRIP_BYTES + 2 * STAGES * 8 + 16;
+    static constexpr unsigned SHARED = STAGES * STAGE_BYTES + 8 * STRIP_BYTES + (2 * STAGES + 2) * 8 + 16;
 
     static_assert(TALL % 64 == 0 && BLOCKS >= 1 && BLOCKS * (PINGPONG ? 1 : 2) * 64 == TALL, "whole wgmmas");
     static_assert(WIDE % 8 == 0 && WIDE / CLUSTER % 8 == 0 && WIDE <= 256, "whole groups of eight rows");
@@ -91,6 +93,7 @@ struct Ring {
         return stages + T::STAGES * T::STAGE_BYTES + 8 * T::STRIP_BYTES + s * 8;
     }
     __device__ uint32_t empty(unsigned s) const { return full(s) + T::STAGES * 8; }
+    __device__ uint32_t turn(unsigned consumer) const { return full(2 * T::STAGES + consumer); }
 };
 
 // One thread: keeps the ring full.
@@ -164,6 +167,11 @@ __device__ __forceinline__ void multiply(const Ring<T>& ring, unsigned at, unsig
             release<T>(ring, (at - 1) % T::STAGES);
         }
     }
+    if constexpr (T::PINGPONG) {
+        if (threadIdx.x % 128 == 0) {
+            ptx::mbarrier_arrive(ring.turn(1 - consumer));
+        }
+    }
     ptx::wgmma_wait<0>();
     release<T>(ring, (at - 1) % T::STAGES);
 }
@@ -193,9 +201,16 @@ __device__ __forceinline__ void finish_item(const IgemmSm90Params& p, const Item
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     const unsigned tall0 = item.tall + (T::PINGPONG ? 0 : consumer * T::BLOCKS * 64);
     constexpr unsigned PASSES = T::WIDE / T::PASS;
+    const bool plain = p.splits == 1 && is_plain(e);
 
 #pragma unroll 1
     for (unsigned pass = 0; pass < T::BLOCKS * PASSES; ++pass) {
+        const unsigned tall = tall0 + pass / PASSES * 64 + warp * 16, wide = item.wide + pass % PASSES * T::PASS;
+        const unsigned row0 = T::SWAPPED ? wide : tall, col0 = T::SWAPPED ? tall : wide;
+        PlainStrip<T::STRIP_ROWS, T::STRIP_COLS, T::STRIP_PITCH> ahead;
+        if (plain) {
+            ahead.load(e, lane, row0, col0);
+        }
 #pragma unroll
         for (unsigned q = 0; q < T::BLOCKS * PASSES; ++q) {
             // Registers have no index at run time.
@@ -204,14 +219,14 @@ __device__ __forceinline__ void finish_item(const IgemmSm90Params& p, const Item
 #pragma unroll
                 for (unsigned j = 0; j < T::PASS / 8; ++j) {
                     const unsigned at = (q % PASSES * T::PASS / 8 + j) * 4;
-                    const unsigned tall = lane / 4, wide = j * 8 + lane % 4 * 2;
+                    const unsigned r = lane / 4, c = j * 8 + lane % 4 * 2;
                     if constexpr (T::SWAPPED) {
-                        strip[wide * T::STRIP_PITCH + tall] = d[at];
-                        strip[(wide + 1) * T::STRIP_PITCH + tall] = d[at + 1];
-                        strip[wide * T::STRIP_PITCH + tall + 8] = d[at + 2];
-                        strip[(wide + 1) * T::STRIP_PITCH + tall + 8] = d[at + 3];
+                        strip[c * T::STRIP_PITCH + r] = d[at];
+                        strip[(c + 1) * T::STRIP_PITCH + r] = d[at + 1];
+                        strip[c * T::STRIP_PITCH + r + 8] = d[at + 2];
+                        strip[(c + 1) * T::STRIP_PITCH + r + 8] = d[at + 3];
                     } else {
-                        int* to = strip + tall * T::STRIP_PITCH + wide;
+                        int* to = strip + r * T::STRIP_PITCH + c;
                         *reinterpret_cast<int2*>(to) = make_int2(d[at], d[at + 1]);
                         *reinterpret_cast<int2*>(to + 8 * T::STRIP_PITCH) = make_int2(d[at + 2], d[at + 3]);
                     }
@@ -219,9 +234,9 @@ __device__ __forceinline__ void finish_item(const IgemmSm90Params& p, const Item
             }
         }
         __syncwarp();
-        const unsigned tall = tall0 + pass / PASSES * 64 + warp * 16, wide = item.wide + pass % PASSES * T::PASS;
-        const unsigned row0 = T::SWAPPED ? wide : tall, col0 = T::SWAPPED ? tall : wide;
-        if (p.splits > 1) {
+        if (plain) {
+            ahead.store(e, lane, strip);
+        } else if (p.splits > 1) {
 #pragma unroll 1
             for (unsigned id = lane; id < T::STRIP_ROWS * T::STRIP_COLS; id += 32) {
                 const unsigned r = id / T::STRIP_COLS, c = id % T::STRIP_COLS;
@@ -293,6 +308,8 @@ __device__ __forceinline__ void igemm(const ptx::TensorMap* map_tall, const ptx:
             ptx::mbarrier_init(ring.full(s), 1);
             ptx::mbarrier_init(ring.empty(s), T::READERS * T::CLUSTER);
         }
+        ptx::mbarrier_init(ring.turn(0), 1);
+        ptx::mbarrier_init(ring.turn(1), 1);
         ptx::fence_mbarrier_init();
     }
     if constexpr (T::CLUSTER > 1) {
@@ -315,11 +332,16 @@ __device__ __forceinline__ void igemm(const ptx::TensorMap* map_tall, const ptx:
         const unsigned consumer = group - 1;
         uint8_t* strips = shared + T::STAGES * T::STAGE_BYTES;
         int* strip = reinterpret_cast<int*>(strips + (threadIdx.x / 32 - 4) * T::STRIP_BYTES);
-        unsigned* flag = reinterpret_cast<unsigned*>(strips + 8 * T::STRIP_BYTES + 2 * T::STAGES * 8) + consumer;
+        unsigned* flag = reinterpret_cast<unsigned*>(shared + T::SHARED - 16) + consumer;
         unsigned at = 0, turn = 0;
         for (unsigned id = blockIdx.x / T::CLUSTER; id < p.items; id += gridDim.x / T::CLUSTER, ++turn) {
             const Item item = item_at<T>(p, id, rank);
             if (!T::PINGPONG || turn % 2 == consumer) {
+                if constexpr (T::PINGPONG) {
+                    // A parity tells a phase from the one before, not from one a whole ring earlier: a consumer that ran
+                    // ahead would take stages for full that are not. The first turn is the first consumer's.
+                    ptx::mbarrier_wait(ring.turn(consumer), turn / 2 % 2 ^ (consumer == 0));
+                }
                 int sum[T::BLOCKS][T::SUMS];
                 multiply<T>(ring, at, item.steps, consumer, sum);
                 finish_item<T>(p, item, consumer, strip, flag, sum);
@@ -336,11 +358,24 @@ __device__ __forceinline__ void igemm(const ptx::TensorMap* map_tall, const ptx:
 }  // namespace imma
 
 // src/cuda/igemm90/tile.rs lists the same instances; tests hold both to each other.
-#define ENTRY(name, TALL, WIDE, STAGES, CLUSTER, PINGPONG, SWAPPED)                                               \
-    extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(384, 1)                          \
+#define ENTRY(name, TALL, WIDE, STAGES, CLUSTER, PINGPONG, SWAPPED, ...)                                          \
+    extern "C" __global__ void __VA_ARGS__ __launch_bounds__(384, 1)                                              \
         igemm_sm90_##name(const __grid_constant__ imma::ptx::TensorMap map_tall,                                  \
                           const __grid_constant__ imma::ptx::TensorMap map_wide,                                  \
                           const __grid_constant__ IgemmSm90Params p) {                                            \
         imma::igemm<imma::Hopper<TALL, WIDE, STAGES, CLUSTER, PINGPONG, SWAPPED>>(&map_tall, &map_wide, p);       \
     }
+ENTRY(128x256_cluster, 128, 256, 4, 2, false, false, __cluster_dims__(2, 1, 1))
+ENTRY(128x192, 128, 192, 5, 1, false, false)
 ENTRY(128x128, 128, 128, 6, 1, false, false)
+ENTRY(128x128_pingpong, 128, 128, 6, 1, true, false)
+ENTRY(64x256, 64, 256, 5, 1, true, false)
+ENTRY(64x192, 64, 192, 6, 1, true, false)
+ENTRY(64x128, 64, 128, 8, 1, true, false)
+ENTRY(64x64, 64, 64, 12, 1, true, false)
+ENTRY(swapped_64x64, 64, 64, 12, 1, true, true)
+ENTRY(swapped_64x48, 64, 48, 14, 1, true, true)
+ENTRY(swapped_64x32, 64, 32, 16, 1, true, true)
+ENTRY(swapped_64x24, 64, 24, 16, 1, true, true)
+ENTRY(swapped_64x16, 64, 16, 20, 1, true, true)
+ENTRY(swapped_64x8, 64, 8, 20, 1, true, true)

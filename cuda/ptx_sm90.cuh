@@ -98,9 +98,5 @@ __device__ __forceinline__ void bar_sync(unsigned id, unsigned threads) {
 
 // Until the kernels before this one have ended and what they wrote can be seen.
 __device__ __forceinline__ void griddepcontrol_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-// The kernel after this one may start; its own wait still lasts until this one has ended.
-__device__ __forceinline__ void griddepcontrol_launch_dependents() {
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
 
 }  // namespace imma::ptx

@@ -8,7 +8,8 @@ use cuda::{device, same, stream, Placed, Random};
 use half::{bf16, f16};
 use imma::cuda::cudarc::driver::{CudaSlice, CudaStream};
 use imma::cuda::{
-    DeviceEpilogue, DeviceFloats, Igemm90, Matrix, OutputElement, TensorMaps, Tile90, TILES90,
+    by_name90, choose90, DeviceEpilogue, DeviceFloats, Igemm90, Matrix, OutputElement, TensorMaps,
+    Tile90, TILES90,
 };
 use imma::reference::{self, Product};
 use imma::{Activation, DType, Epilogue, Error, FloatSlice, FloatView, Lhs, Scales, Weights};
@@ -114,31 +115,44 @@ impl Workspace {
     }
 }
 
+/// An instance on any number of multiprocessors: on few, a block walks over many items.
+fn on_some(random: &mut Random, tile: &'static Tile90, splits: usize) -> Igemm90 {
+    Igemm90 {
+        tile,
+        splits,
+        multiprocessors: random.pick(&[None, Some(1), Some(2), Some(5)]),
+    }
+}
+
 /// One product by one instance with a random epilogue, launched twice: the second finds what the first left.
-fn check<O: Out>(random: &mut Random, tile: &'static Tile90, splits: usize, [m, n, k]: [usize; 3]) {
+fn check<O: Out>(random: &mut Random, igemm: Igemm90, [m, n, k]: [usize; 3]) {
+    let Igemm90 { tile, splits, .. } = igemm;
     let (device, stream) = (device(), stream());
     if let Some(fake) = cuda::fake() {
         fake.set_seed(random.next());
     }
     let operands = Operands::new(&stream, random, [m, n, k]);
     let raw = O::DTYPE == DType::I32;
-    let zeros: Option<Vec<i32>> = (random.below(3) > 0).then(|| {
+    // Often scales and a bias alone, which have a way of their own.
+    let plain = random.below(3) == 0;
+    let zeros: Option<Vec<i32>> = (!plain && m * n > 0 && random.below(3) > 0).then(|| {
         let count = random.pick(&[1, m]);
         (0..count).map(|_| random.below(256) as i32 - 128).collect()
     });
     let mut scales = |all: usize, size: f32| -> Option<Vec<f32>> {
         let count = random.pick(&[0, 1, all, all]);
-        (!raw && count > 0).then(|| (0..count).map(|_| (random.unit() + 1.5) * size).collect())
+        (!raw && m * n > 0 && count > 0)
+            .then(|| (0..count).map(|_| (random.unit() + 1.5) * size).collect())
     };
     let (row, col) = (scales(m, 0.01), scales(n, 0.002));
     let mut floats = |count: usize| -> Option<Vec<f32>> {
-        (!raw && random.below(3) > 0).then(|| (0..count).map(|_| random.unit() * 2.0).collect())
+        (!raw && count > 0 && random.below(3) > 0)
+            .then(|| (0..count).map(|_| random.unit() * 2.0).collect())
     };
-    let (bias, residual) = (floats(n), floats(m * n));
+    let (bias, residual) = (floats(n * m.min(1)), floats(m * n * usize::from(!plain)));
     // The residual in 16 bits, the bias in 32: all types are tried with igemm_sm80, whose epilogue this is.
-    let residual: Option<Vec<bf16>> =
-        residual.map(|v| v.into_iter().map(bf16::from_f32).collect());
-    let activation = match raw {
+    let residual: Option<Vec<bf16>> = residual.map(|v| v.into_iter().map(bf16::from_f32).collect());
+    let activation = match raw || plain {
         true => Activation::None,
         false => random.pick(&[
             Activation::None,
@@ -178,8 +192,9 @@ fn check<O: Out>(random: &mut Random, tile: &'static Tile90, splits: usize, [m, 
             .collect()
     });
     let case = format!(
-        "{} split {splits}, [{m}, {k}] x [{k}, {n}] -> {}, {epilogue:?}",
+        "{} split {splits} on {:?}, [{m}, {k}] x [{k}, {n}] -> {}, {epilogue:?}",
         tile.name,
+        igemm.multiprocessors,
         O::DTYPE
     );
     let row = row.map(|v| stream.clone_htod(&v).unwrap());
@@ -202,7 +217,6 @@ fn check<O: Out>(random: &mut Random, tile: &'static Tile90, splits: usize, [m, 
         out_scale,
     };
 
-    let igemm = Igemm90 { tile, splits };
     let mut workspace = Workspace::new(&stream, igemm.workspace(m, n));
     let maps = TensorMaps::default();
     let (a, w) = (operands.device_a.view(), operands.device_w.view());
@@ -246,18 +260,18 @@ fn check<O: Out>(random: &mut Random, tile: &'static Tile90, splits: usize, [m, 
     }
 }
 
-fn check_any(random: &mut Random, tile: &'static Tile90, splits: usize, shape: [usize; 3]) {
+fn check_any(random: &mut Random, igemm: Igemm90, shape: [usize; 3]) {
     match random.below(5) {
-        0 => check::<f32>(random, tile, splits, shape),
-        1 => check::<f16>(random, tile, splits, shape),
-        2 => check::<bf16>(random, tile, splits, shape),
-        3 => check::<i32>(random, tile, splits, shape),
-        _ => check::<i8>(random, tile, splits, shape),
+        0 => check::<f32>(random, igemm, shape),
+        1 => check::<f16>(random, igemm, shape),
+        2 => check::<bf16>(random, igemm, shape),
+        3 => check::<i32>(random, igemm, shape),
+        _ => check::<i8>(random, igemm, shape),
     }
 }
 
 /// Every instance over whole tiles, one less and one more, K of part of a step and more than the ring holds, with every
-/// output type.
+/// output type; many tiles a block.
 #[test]
 fn every_instance_gives_the_oracle_s_bits() {
     if !runs() {
@@ -267,19 +281,33 @@ fn every_instance_gives_the_oracle_s_bits() {
     for tile in TILES90 {
         let (m, n) = tile.rows();
         let long = 128 * (tile.stages + 2);
-        check::<bf16>(random, tile, 1, [m, n, long]);
-        check::<f32>(random, tile, 1, [m + 1, n + 1, 129]);
-        check::<i8>(random, tile, 1, [m.max(4) - 1, n - 3, 3 * 128 - 5]);
-        check::<i32>(random, tile, 1, [1, 1, 1]);
-        check::<f16>(random, tile, 1, [5, 2 * n + 7, 272]);
-        check_any(random, tile, 1, [2 * m + 3, n / 2 + 5, 160]);
+        let all = Igemm90 {
+            tile,
+            splits: 1,
+            multiprocessors: None,
+        };
+        check::<bf16>(random, all, [m, n, long]);
+        check::<f32>(random, all, [m + 1, n + 1, 129]);
+        check::<i8>(random, all, [m.max(4) - 1, n - 3, 3 * 128 - 5]);
+        check::<i32>(random, all, [1, 1, 1]);
+        check::<f16>(random, all, [5, 2 * n + 7, 272]);
+        check_any(random, all, [2 * m + 3, n / 2 + 5, 160]);
+        // One block (or cluster) walks over an odd and an even number of tiles, around the ring more than once.
+        let one = Igemm90 {
+            multiprocessors: Some(1),
+            ..all
+        };
+        check_any(random, one, [2 * m + 3, n + 5, 128 * 5]);
+        check_any(random, one, [m * tile.cluster, 2 * n - 6, long]);
         for splits in [2, 3] {
-            check_any(random, tile, splits, [m / 2 + 3, n + 6, 5 * 128 + 33]);
+            let some = on_some(random, tile, splits);
+            check_any(random, some, [m / 2 + 3, n + 6, 5 * 128 + 33]);
         }
         // More parts than steps.
-        check_any(random, tile, 4, [3, 21, 129]);
-        check_any(random, tile, 1, [0, 9, 33]);
-        check_any(random, tile, 1, [9, 0, 33]);
+        let some = on_some(random, tile, 4);
+        check_any(random, some, [3, 21, 129]);
+        check_any(random, all, [0, 9, 33]);
+        check_any(random, all, [9, 0, 33]);
     }
     let entries = |image: &&imma::cuda::Image| image.name == "igemm_sm90";
     let entries = imma::cuda::images().iter().find(entries).unwrap().entries;
@@ -302,7 +330,8 @@ fn random_shapes_and_schedules() {
             1 + random.below(500),
         ];
         let splits = 1 + random.below(3);
-        check_any(random, tile, splits, shape);
+        let some = on_some(random, tile, splits);
+        check_any(random, some, shape);
     }
 }
 
@@ -324,6 +353,7 @@ fn tensor_maps_are_made_once() {
         let igemm = Igemm90 {
             tile: &TILES90[0],
             splits: 1,
+            multiprocessors: None,
         };
         let a = a.slice(first * 64..);
         let out = Matrix::new(&mut out, rows, 24);
@@ -356,8 +386,9 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
     let mut out = stream.clone_htod(&[9i32; 12]).unwrap();
     let before = device.launches();
     let one = Igemm90 {
-        tile: &TILES90[0],
+        tile: by_name90("128x128").unwrap(),
         splits: 1,
+        multiprocessors: None,
     };
     let none = DeviceEpilogue::default();
     let maps = TensorMaps::default();
@@ -404,4 +435,49 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
     device.supports_igemm90(&stream, single, w24).unwrap();
     assert_eq!(device.launches(), before);
     assert_eq!(stream.clone_dtoh(&out).unwrap(), [9; 12]);
+}
+
+/// The choice is a function of problem and device alone, and its estimate is printed.
+#[test]
+fn the_choice_fits_and_repeats() {
+    let device = device();
+    let properties = device.properties();
+    let chosen = |m: usize, n: usize, k: usize| {
+        let choice = choose90(m, n, k, properties);
+        println!("[{m}, {k}] x [{k}, {n}]: {choice}");
+        assert_eq!(choice, choose90(m, n, k, properties));
+        let Igemm90 { tile, splits, .. } = choice.igemm;
+        assert!(TILES90.contains(tile) && splits >= 1 && choice.microseconds > 0.0);
+        // No part is empty, and none too short for the ring.
+        let steps = k.div_ceil(128);
+        assert!(
+            splits == 1 || steps / splits >= 4 && (splits - 1) * steps.div_ceil(splits) < steps
+        );
+        choice
+    };
+    // Large products take large tiles, a few tokens the form in which they are the narrow side.
+    let large = chosen(4096, 7168, 16384).igemm;
+    assert!(large.tile.tall * large.tile.wide >= 128 * 128 && large.splits == 1);
+    for m in [1, 8, 9, 16, 17, 32, 33, 48, 64] {
+        let few = chosen(m, 4096, 8192).igemm;
+        assert!(few.tile.rows().0 >= m && few.tile.tall == 64, "{few:?}");
+        assert!(few.tile.swapped || m > 32, "{few:?}");
+        assert!(
+            few.splits > 1,
+            "{few:?}: 64 tiles fill no 132 multiprocessors"
+        );
+    }
+    for (m, n, k) in [
+        (128, 4096, 8192),
+        (256, 4096, 8192),
+        (16, 8192, 21760),
+        (8192, 8192, 8192),
+    ] {
+        chosen(m, n, k);
+    }
+    // More work never costs less by the model's own floor, memory.
+    assert!(chosen(1, 8192, 8192).microseconds < chosen(1, 16384, 8192).microseconds);
+    for shape in [(0, 5, 7), (5, 0, 7), (5, 7, 0), (1, 1, 1)] {
+        chosen(shape.0, shape.1, shape.2);
+    }
 }

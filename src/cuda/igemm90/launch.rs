@@ -40,8 +40,18 @@ pub(super) unsafe fn enqueue(
         });
     }
     let context = device.context();
-    context.bind_to_thread().map_err(driver("cuCtxSetCurrent"))?;
+    context
+        .bind_to_thread()
+        .map_err(driver("cuCtxSetCurrent"))?;
     let mut attributes = [
+        // The kernel waits itself for what came before (griddepcontrol.wait) before it touches any operand.
+        sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
+        },
         sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
             pad: [0; 4],
@@ -51,14 +61,6 @@ pub(super) unsafe fn enqueue(
                     y: 1,
                     z: 1,
                 },
-            },
-        },
-        // The kernel waits itself for what came before (griddepcontrol.wait) before it touches any operand.
-        sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: sys::CUlaunchAttributeValue {
-                programmaticStreamSerializationAllowed: 1,
             },
         },
     ];
@@ -72,7 +74,8 @@ pub(super) unsafe fn enqueue(
         sharedMemBytes: tile.shared() as u32,
         hStream: stream.cu_stream(),
         attrs: attributes.as_mut_ptr(),
-        numAttrs: attributes.len() as u32,
+        // A cluster of one is none.
+        numAttrs: if tile.cluster > 1 { 2 } else { 1 },
     };
     let mut arguments = [
         (&raw const tall).cast_mut().cast(),

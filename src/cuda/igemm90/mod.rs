@@ -2,13 +2,15 @@
 //!
 //! ```text
 //!   tile      the instances, as data       tensor_map    what TMA knows of an operand, made once
-//!   launch    clusters, dependent launch
+//!   launch    clusters, dependent launch   choose        which one and which split, a pure function
 //! ```
 
+mod choose;
 mod launch;
 mod tensor_map;
 mod tile;
 
+pub use choose::{choose90, Choice90};
 pub use tensor_map::TensorMaps;
 pub use tile::{by_name90, Tile90, TILES90};
 
@@ -26,13 +28,15 @@ use tile::STAGE_K;
 /// Clusters' tiles along the tall side that blocks walk together.
 const GROUP: usize = 8;
 
-/// An instance and the parts of K for one product.
+/// An instance and the parts of K for one product: from [`choose90`], or named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Igemm90 {
     /// The instance.
     pub tile: &'static Tile90,
     /// Parts into which K is split, at least 1. The sums are exact, so every split gives the same bits.
     pub splits: usize,
+    /// Multiprocessors that the launch may fill, all where `None`: what is left runs other kernels beside it.
+    pub multiprocessors: Option<usize>,
 }
 
 impl Igemm90 {
@@ -123,7 +127,7 @@ impl Device {
         epilogue: &DeviceEpilogue<'_>,
         workspace: Option<&mut dyn DevicePtrMut<i32>>,
     ) -> Result<()> {
-        let Igemm90 { tile, splits } = igemm;
+        let Igemm90 { tile, splits, .. } = igemm;
         let (m, n, k) = (a.rows, w.rows, a.cols);
         self.has_igemm90()?;
         a.check("a", self, a.data)?;
@@ -169,10 +173,9 @@ impl Device {
         }
         let (a_address, _a) = a.data.device_ptr(stream);
         let (w_address, _w) = w.data.device_ptr(stream);
-        for (what, address, rows, stride) in [
-            ("a", a_address, m, a.stride),
-            ("w", w_address, n, w.stride),
-        ] {
+        for (what, address, rows, stride) in
+            [("a", a_address, m, a.stride), ("w", w_address, n, w.stride)]
+        {
             if let Some(why) = refusal(address, rows, k, stride) {
                 return Err(unsupported(what, why));
             }
@@ -196,7 +199,9 @@ impl Device {
         let (part, splits) = igemm.parts(k);
         let (tall, wide) = tile.tiles(m, n);
         let items = narrow("tiles times splits", tall * wide * splits)?;
-        let clusters = (self.properties.multiprocessors / tile.cluster as u32).max(1);
+        let all = self.properties.multiprocessors as usize;
+        let mine = igemm.multiprocessors.map_or(all, |most| most.min(all));
+        let clusters = ((mine / tile.cluster) as u32).max(1);
         let params = IgemmSm90Params {
             sums: sums as *mut _,
             arrived: (sums + 4 * (m * n) as u64) as *mut _,

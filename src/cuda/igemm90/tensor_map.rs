@@ -45,7 +45,9 @@ impl TensorMap {
             stride,
             box_rows,
         } = layout;
-        context.bind_to_thread().map_err(driver("cuCtxSetCurrent"))?;
+        context
+            .bind_to_thread()
+            .map_err(driver("cuCtxSetCurrent"))?;
         let mut map = TensorMap(sys::CUtensorMap { opaque: [0; 16] });
         let extents = [k as u64, rows as u64];
         let stride = if rows > 1 {

@@ -31,7 +31,7 @@ const STRIP: usize = 2560;
 impl Tile90 {
     /// Dynamic shared memory, in bytes.
     pub const fn shared(&self) -> usize {
-        self.stages * (self.tall + self.wide) * STAGE_K + 8 * STRIP + 16 * self.stages + 16
+        self.stages * (self.tall + self.wide) * STAGE_K + 8 * STRIP + 16 * self.stages + 32
     }
 
     /// Rows of the left operand and rows of the weights that a block's tile has.
@@ -75,7 +75,20 @@ macro_rules! tiles {
 /// Every instance.
 //  name: tall wide, stages cluster pingpong swapped
 pub const TILES90: &[Tile90] = tiles! {
+    "128x256_cluster": 128 256, 4 2 false false;
+    "128x192": 128 192, 5 1 false false;
     "128x128": 128 128, 6 1 false false;
+    "128x128_pingpong": 128 128, 6 1 true false;
+    "64x256": 64 256, 5 1 true false;
+    "64x192": 64 192, 6 1 true false;
+    "64x128": 64 128, 8 1 true false;
+    "64x64": 64 64, 12 1 true false;
+    "swapped_64x64": 64 64, 12 1 true true;
+    "swapped_64x48": 64 48, 14 1 true true;
+    "swapped_64x32": 64 32, 16 1 true true;
+    "swapped_64x24": 64 24, 16 1 true true;
+    "swapped_64x16": 64 16, 20 1 true true;
+    "swapped_64x8": 64 8, 20 1 true true;
 };
 
 /// The instance of that name.
