@@ -446,6 +446,7 @@ fn the_choice_fits_and_repeats() {
         let choice = choose90(m, n, k, properties);
         println!("[{m}, {k}] x [{k}, {n}]: {choice}");
         assert_eq!(choice, choose90(m, n, k, properties));
+        assert_eq!(choice.igemm.to_string().parse(), Ok(choice.igemm));
         let Igemm90 { tile, splits, .. } = choice.igemm;
         assert!(TILES90.contains(tile) && splits >= 1 && choice.microseconds > 0.0);
         // No part is empty, and none too short for the ring.

@@ -22,6 +22,8 @@ use super::params::IgemmSm90Params;
 use crate::error::{Error, Result};
 use crate::numerics::{MAX_K, MAX_K_ZERO_POINT};
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut};
+use std::fmt;
+use std::str::FromStr;
 use tensor_map::{refusal, unsupported, Layout};
 use tile::STAGE_K;
 
@@ -41,7 +43,7 @@ pub struct Igemm90 {
 
 impl Igemm90 {
     /// int32 elements of workspace that an `[m, n]` product needs, none without a split: sums and counters. They are
-    /// zero before a launch, and again after it.
+    /// zero before a launch (`stream.memset_zeros` makes them so), and again after it.
     pub fn workspace(&self, m: usize, n: usize) -> usize {
         if self.splits <= 1 {
             return 0;
@@ -55,6 +57,47 @@ impl Igemm90 {
         let steps = k.div_ceil(STAGE_K);
         let part = steps.div_ceil(self.splits.max(1)).max(1);
         (part, steps.div_ceil(part).max(1))
+    }
+}
+
+/// `TILE`, or `TILE/SPLITS`.
+impl fmt::Display for Igemm90 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.tile.name)?;
+        match self.splits {
+            1 => Ok(()),
+            splits => write!(f, "/{splits}"),
+        }
+    }
+}
+
+impl FromStr for Igemm90 {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, splits) = match text.split_once('/') {
+            Some((name, splits)) => (name, splits.parse().ok().filter(|s| *s >= 1)),
+            None => (text, Some(1)),
+        };
+        match (by_name90(name), splits) {
+            (Some(tile), Some(splits)) => Ok(Igemm90 {
+                tile,
+                splits,
+                multiprocessors: None,
+            }),
+            _ => Err(Error::Value {
+                what: "the tile",
+                found: format!("'{text}'"),
+                expected: format!(
+                    "NAME or NAME/SPLITS with a NAME of {}",
+                    TILES90
+                        .iter()
+                        .map(|tile| tile.name)
+                        .collect::<Vec<_>>()
+                        .join(" ")
+                ),
+            }),
+        }
     }
 }
 
