@@ -96,15 +96,56 @@ struct Ring {
     __device__ uint32_t turn(unsigned consumer) const { return full(2 * T::STAGES + consumer); }
 };
 
+// One operand's part of a stage; the wide side of a cluster is loaded by halves, each to both blocks.
+template <typename T>
+__device__ __forceinline__ void load_tall(const Ring<T>& ring, const ptx::TensorMap* map, const Item& item, unsigned s,
+                                          unsigned step) {
+    ptx::tensor_load(ring.tall(s), map, ring.full(s), int(item.k + step * T::BK), int(item.tall));
+}
+template <typename T>
+__device__ __forceinline__ void load_wide(const Ring<T>& ring, const ptx::TensorMap* map, const Item& item, unsigned s,
+                                          unsigned step, unsigned rank) {
+    const int k = int(item.k + step * T::BK);
+    if constexpr (T::CLUSTER > 1) {
+        constexpr unsigned PART = T::WIDE / T::CLUSTER;
+        ptx::tensor_load_multicast(ring.wide(s) + rank * PART * T::BK, map, ring.full(s), k,
+                                   int(item.wide + rank * PART), (1 << T::CLUSTER) - 1);
+    } else {
+        ptx::tensor_load(ring.wide(s), map, ring.full(s), k, int(item.wide));
+    }
+}
+
 // One thread: keeps the ring full.
 template <typename T>
 __device__ __forceinline__ void produce(const Ring<T>& ring, const ptx::TensorMap* map_tall,
                                         const ptx::TensorMap* map_wide, const IgemmSm90Params& p, unsigned rank) {
+    unsigned id = blockIdx.x / T::CLUSTER, ahead = 0;
+    // Weights fill the ring while the kernel before, which makes the other operand, still runs.
+    if (p.weights_ready && id < p.items) {
+        const Item item = item_at<T>(p, id, rank);
+        for (; ahead < min(item.steps, T::STAGES); ++ahead) {
+            ptx::mbarrier_arrive_expect_tx(ring.full(ahead), T::STAGE_BYTES);
+            if constexpr (T::SWAPPED) {
+                load_tall<T>(ring, map_tall, item, ahead, ahead);
+            } else {
+                load_wide<T>(ring, map_wide, item, ahead, ahead, rank);
+            }
+        }
+    }
+    ptx::griddepcontrol_wait();
     unsigned at = 0;
-    for (unsigned id = blockIdx.x / T::CLUSTER; id < p.items; id += gridDim.x / T::CLUSTER) {
+    for (; id < p.items; id += gridDim.x / T::CLUSTER) {
         const Item item = item_at<T>(p, id, rank);
         for (unsigned step = 0; step < item.steps; ++step, ++at) {
             const unsigned s = at % T::STAGES;
+            if (at < ahead) {
+                if constexpr (T::SWAPPED) {
+                    load_wide<T>(ring, map_wide, item, s, step, rank);
+                } else {
+                    load_tall<T>(ring, map_tall, item, s, step);
+                }
+                continue;
+            }
             // The first round finds every stage empty.
             const unsigned parity = at / T::STAGES % 2 ^ 1;
             if constexpr (T::CLUSTER > 1) {
@@ -113,16 +154,8 @@ __device__ __forceinline__ void produce(const Ring<T>& ring, const ptx::TensorMa
                 ptx::mbarrier_wait(ring.empty(s), parity);
             }
             ptx::mbarrier_arrive_expect_tx(ring.full(s), T::STAGE_BYTES);
-            const int k = int(item.k + step * T::BK);
-            ptx::tensor_load(ring.tall(s), map_tall, ring.full(s), k, int(item.tall));
-            if constexpr (T::CLUSTER > 1) {
-                // This block's half of the wide side, to both.
-                constexpr unsigned HALF = T::WIDE / T::CLUSTER;
-                ptx::tensor_load_multicast(ring.wide(s) + rank * HALF * T::BK, map_wide, ring.full(s), k,
-                                           int(item.wide + rank * HALF), (1 << T::CLUSTER) - 1);
-            } else {
-                ptx::tensor_load(ring.wide(s), map_wide, ring.full(s), k, int(item.wide));
-            }
+            load_tall<T>(ring, map_tall, item, s, step);
+            load_wide<T>(ring, map_wide, item, s, step, rank);
         }
     }
 }
@@ -317,9 +350,7 @@ __device__ __forceinline__ void igemm(const ptx::TensorMap* map_tall, const ptx:
     } else {
         __syncthreads();
     }
-    // What came before may still run: operands, scales, workspace and output are its until here.
-    ptx::griddepcontrol_wait();
-
+    // What came before may still run: until griddepcontrol.wait, operands, scales, workspace and output are its.
     if (group == 0) {
         ptx::setmaxnreg_dec<PRODUCER_REGISTERS>();
         if (threadIdx.x == 0) {
@@ -329,6 +360,7 @@ __device__ __forceinline__ void igemm(const ptx::TensorMap* map_tall, const ptx:
         __syncwarp();
     } else {
         ptx::setmaxnreg_inc<CONSUMER_REGISTERS>();
+        ptx::griddepcontrol_wait();
         const unsigned consumer = group - 1;
         uint8_t* strips = shared + T::STAGES * T::STAGE_BYTES;
         int* strip = reinterpret_cast<int*>(strips + (threadIdx.x / 32 - 4) * T::STRIP_BYTES);

@@ -194,7 +194,7 @@ struct IgemmSm90Params {
     unsigned int tiles_tall; /* in tiles of a cluster */
     unsigned int tiles_wide;
     unsigned int group; /* tiles along the tall side that are walked together, for the sake of L2 */
-    unsigned int reserved;
+    unsigned int weights_ready; /* whether w may be read while the kernel before still runs */
     struct EpilogueParams epilogue;
 };
 

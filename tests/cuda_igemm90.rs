@@ -121,6 +121,7 @@ fn on_some(random: &mut Random, tile: &'static Tile90, splits: usize) -> Igemm90
         tile,
         splits,
         multiprocessors: random.pick(&[None, Some(1), Some(2), Some(5)]),
+        weights_ready: random.below(2) == 0,
     }
 }
 
@@ -192,9 +193,10 @@ fn check<O: Out>(random: &mut Random, igemm: Igemm90, [m, n, k]: [usize; 3]) {
             .collect()
     });
     let case = format!(
-        "{} split {splits} on {:?}, [{m}, {k}] x [{k}, {n}] -> {}, {epilogue:?}",
+        "{} split {splits} on {:?}, weights ready: {}, [{m}, {k}] x [{k}, {n}] -> {}, {epilogue:?}",
         tile.name,
         igemm.multiprocessors,
+        igemm.weights_ready,
         O::DTYPE
     );
     let row = row.map(|v| stream.clone_htod(&v).unwrap());
@@ -285,6 +287,7 @@ fn every_instance_gives_the_oracle_s_bits() {
             tile,
             splits: 1,
             multiprocessors: None,
+            weights_ready: false,
         };
         check::<bf16>(random, all, [m, n, long]);
         check::<f32>(random, all, [m + 1, n + 1, 129]);
@@ -295,6 +298,7 @@ fn every_instance_gives_the_oracle_s_bits() {
         // One block (or cluster) walks over an odd and an even number of tiles, around the ring more than once.
         let one = Igemm90 {
             multiprocessors: Some(1),
+            weights_ready: true,
             ..all
         };
         check_any(random, one, [2 * m + 3, n + 5, 128 * 5]);
@@ -335,6 +339,79 @@ fn random_shapes_and_schedules() {
     }
 }
 
+/// Quantised by the kernel ahead, which the GEMM may overlap: the emulated driver stops a read before the wait of
+/// what that kernel wrote, so weights that it writes can't be called ready.
+#[test]
+fn a_product_overlaps_the_kernel_that_quantises() {
+    if !runs() {
+        return;
+    }
+    let (device, stream) = (device(), stream());
+    let random = &mut Random(92);
+    let [m, n, k] = [20, 70, 640];
+    let x: Vec<f32> = (0..m * k).map(|_| random.unit()).collect();
+    let y: Vec<f32> = (0..k * n).map(|_| random.unit()).collect();
+    let (x, y) = (
+        stream.clone_htod(&x).unwrap(),
+        stream.clone_htod(&y).unwrap(),
+    );
+    let mut a = stream.alloc_zeros::<i8>(m * k).unwrap();
+    let mut w = stream.alloc_zeros::<i8>(n * k).unwrap();
+    let mut row = stream.alloc_zeros::<f32>(m).unwrap();
+    let mut col = stream.alloc_zeros::<f32>(n).unwrap();
+    let nearest = imma::Rounding::NearestEven;
+    device
+        .quantize_cols(
+            &stream,
+            Matrix::new(&y, k, n),
+            Matrix::new(&mut w, n, k),
+            &mut col,
+            nearest,
+        )
+        .unwrap();
+    for tile in TILES90 {
+        let mut results = Vec::new();
+        for weights_ready in [false, true] {
+            device
+                .quantize_rows(
+                    &stream,
+                    Matrix::new(&x, m, k),
+                    Matrix::new(&mut a, m, k),
+                    &mut row,
+                    nearest,
+                )
+                .unwrap();
+            let mut out = stream.alloc_zeros::<bf16>(m * n).unwrap();
+            let igemm = Igemm90 {
+                tile,
+                splits: 1,
+                multiprocessors: Some(2),
+                weights_ready,
+            };
+            let epilogue = DeviceEpilogue {
+                row_scales: Some(&row),
+                col_scales: Some(&col),
+                ..DeviceEpilogue::default()
+            };
+            device
+                .igemm90(
+                    &stream,
+                    igemm,
+                    &TensorMaps::default(),
+                    Matrix::new(&a, m, k),
+                    Matrix::new(&w, n, k),
+                    Matrix::new(&mut out, m, n),
+                    &epilogue,
+                    None,
+                )
+                .unwrap();
+            results.push(stream.clone_dtoh(&out).unwrap());
+        }
+        assert_eq!(results[0], results[1], "{}", tile.name);
+        assert!(results[0].iter().any(|x| x.to_f32() != 0.0));
+    }
+}
+
 /// Maps are made when an operand is first met, and again only when it moves.
 #[test]
 fn tensor_maps_are_made_once() {
@@ -354,6 +431,7 @@ fn tensor_maps_are_made_once() {
             tile: &TILES90[0],
             splits: 1,
             multiprocessors: None,
+            weights_ready: false,
         };
         let a = a.slice(first * 64..);
         let out = Matrix::new(&mut out, rows, 24);
@@ -389,6 +467,7 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
         tile: by_name90("128x128").unwrap(),
         splits: 1,
         multiprocessors: None,
+        weights_ready: false,
     };
     let none = DeviceEpilogue::default();
     let maps = TensorMaps::default();

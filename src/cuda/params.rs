@@ -1,4 +1,4 @@
-// Made from cuda/params.h (FNV-1a 8b56074d476a133e) by bindgen; see cuda/README.md. Not to be edited.
+// Made from cuda/params.h (FNV-1a f1504a3800ec92db) by bindgen; see cuda/README.md. Not to be edited.
 
 pub const IMMA_VECTOR_BYTES: u32 = 16;
 pub const IMMA_ROWS_HELD: u32 = 4;
@@ -518,7 +518,7 @@ pub struct IgemmSm90Params {
     pub tiles_tall: ::core::ffi::c_uint,
     pub tiles_wide: ::core::ffi::c_uint,
     pub group: ::core::ffi::c_uint,
-    pub reserved: ::core::ffi::c_uint,
+    pub weights_ready: ::core::ffi::c_uint,
     pub epilogue: EpilogueParams,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -555,8 +555,8 @@ const _: () = {
         "Offset of field: IgemmSm90Params::group",
     ][::core::mem::offset_of!(IgemmSm90Params, group) - 40usize];
     [
-        "Offset of field: IgemmSm90Params::reserved",
-    ][::core::mem::offset_of!(IgemmSm90Params, reserved) - 44usize];
+        "Offset of field: IgemmSm90Params::weights_ready",
+    ][::core::mem::offset_of!(IgemmSm90Params, weights_ready) - 44usize];
     [
         "Offset of field: IgemmSm90Params::epilogue",
     ][::core::mem::offset_of!(IgemmSm90Params, epilogue) - 48usize];

@@ -113,6 +113,7 @@ fn estimate(
             tile,
             splits,
             multiprocessors: None,
+            weights_ready: false,
         },
         items,
         waves: items as f64 / clusters as f64,

@@ -39,6 +39,10 @@ pub struct Igemm90 {
     pub splits: usize,
     /// Multiprocessors that the launch may fill, all where `None`: what is left runs other kernels beside it.
     pub multiprocessors: Option<usize>,
+    /// Whether the weights were complete before the kernel ahead on the stream started, which is so for those of a layer:
+    /// they are then read while it still runs. Where that kernel writes them this must be false, or the product is of
+    /// old bytes.
+    pub weights_ready: bool,
 }
 
 impl Igemm90 {
@@ -84,6 +88,7 @@ impl FromStr for Igemm90 {
                 tile,
                 splits,
                 multiprocessors: None,
+                weights_ready: false,
             }),
             _ => Err(Error::Value {
                 what: "the tile",
@@ -255,7 +260,7 @@ impl Device {
             tiles_tall: narrow("tiles", tall)?,
             tiles_wide: narrow("tiles", wide)?,
             group: GROUP as u32,
-            reserved: 0,
+            weights_ready: igemm.weights_ready.into(),
             epilogue: prepared.params,
         };
         let (a_box, w_box) = if tile.swapped {
