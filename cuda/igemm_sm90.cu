@@ -209,23 +209,6 @@ __device__ __forceinline__ void multiply(const Ring<T>& ring, unsigned at, unsig
     release<T>(ring, (at - 1) % T::STAGES);
 }
 
-// Four sums of a row that other blocks added to, past L1; zeros in their place.
-__device__ __forceinline__ void take_sums(int* from, unsigned count, bool vector, int (&values)[GROUP]) {
-    if (vector && count == GROUP) {
-        const int4 v = __ldcg(reinterpret_cast<const int4*>(from));
-        __stcg(reinterpret_cast<int4*>(from), make_int4(0, 0, 0, 0));
-        values[0] = v.x, values[1] = v.y, values[2] = v.z, values[3] = v.w;
-    } else {
-#pragma unroll
-        for (unsigned i = 0; i < GROUP; ++i) {
-            values[i] = i < count ? __ldcg(from + i) : 0;
-            if (i < count) {
-                __stcg(from + i, 0);
-            }
-        }
-    }
-}
-
 // The part of an item's output that a consumer has sums of: to memory, through the epilogue.
 template <typename T>
 __device__ __forceinline__ void finish_item(const IgemmSm90Params& p, const Item& item, unsigned consumer, int* strip,
@@ -234,14 +217,21 @@ __device__ __forceinline__ void finish_item(const IgemmSm90Params& p, const Item
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     const unsigned tall0 = item.tall + (T::PINGPONG ? 0 : consumer * T::BLOCKS * 64);
     constexpr unsigned PASSES = T::WIDE / T::PASS;
-    const bool plain = p.splits == 1 && is_plain(e);
+    const bool plain = is_plain(e);
+    using Plain = PlainStrip<T::STRIP_ROWS, T::STRIP_COLS, T::STRIP_PITCH>;
+    // First row and column of a pass's strip.
+    const auto row_of = [&](unsigned pass) {
+        return T::SWAPPED ? item.wide + pass % PASSES * T::PASS : tall0 + pass / PASSES * 64 + warp * 16;
+    };
+    const auto col_of = [&](unsigned pass) {
+        return T::SWAPPED ? tall0 + pass / PASSES * 64 + warp * 16 : item.wide + pass % PASSES * T::PASS;
+    };
 
 #pragma unroll 1
     for (unsigned pass = 0; pass < T::BLOCKS * PASSES; ++pass) {
-        const unsigned tall = tall0 + pass / PASSES * 64 + warp * 16, wide = item.wide + pass % PASSES * T::PASS;
-        const unsigned row0 = T::SWAPPED ? wide : tall, col0 = T::SWAPPED ? tall : wide;
-        PlainStrip<T::STRIP_ROWS, T::STRIP_COLS, T::STRIP_PITCH> ahead;
-        if (plain) {
+        const unsigned row0 = row_of(pass), col0 = col_of(pass);
+        Plain ahead;
+        if (plain && p.splits == 1) {
             ahead.load(e, lane, row0, col0);
         }
 #pragma unroll
@@ -267,16 +257,17 @@ __device__ __forceinline__ void finish_item(const IgemmSm90Params& p, const Item
             }
         }
         __syncwarp();
-        if (plain) {
-            ahead.store(e, lane, strip);
-        } else if (p.splits > 1) {
-#pragma unroll 1
+        if (p.splits > 1) {
+#pragma unroll 4
             for (unsigned id = lane; id < T::STRIP_ROWS * T::STRIP_COLS; id += 32) {
                 const unsigned r = id / T::STRIP_COLS, c = id % T::STRIP_COLS;
                 if (row0 + r < e.rows && col0 + c < e.cols) {
                     atomicAdd(p.sums + uint64_t(row0 + r) * e.cols + col0 + c, strip[r * T::STRIP_PITCH + c]);
                 }
             }
+        } else if (plain) {
+            ahead.take(lane, strip);
+            ahead.store(e);
         } else {
             constexpr unsigned GROUPS = T::STRIP_COLS / GROUP;
 #pragma unroll 1
@@ -309,17 +300,33 @@ __device__ __forceinline__ void finish_item(const IgemmSm90Params& p, const Item
         return;
     }
     __threadfence();
-    constexpr unsigned ROWS = T::SWAPPED ? T::WIDE : T::BLOCKS * 64, COLS = T::SWAPPED ? T::BLOCKS * 64 : T::WIDE;
-    constexpr unsigned GROUPS = COLS / GROUP;
-    const unsigned row0 = T::SWAPPED ? item.wide : tall0, col0 = T::SWAPPED ? tall0 : item.wide;
+    if (plain) {
+        // The next pass is on its way while this one is finished.
+        Plain now, next;
+        now.load(e, lane, row_of(0), col_of(0));
+        now.take_added(e, p.sums);
 #pragma unroll 1
-    for (unsigned id = thread; id < ROWS * GROUPS; id += 128) {
-        const unsigned row = row0 + id / GROUPS, col = col0 + id % GROUPS * GROUP;
-        if (row < e.rows && col < e.cols) {
-            const unsigned count = min(e.cols - col, GROUP);
-            int values[GROUP];
-            take_sums(p.sums + uint64_t(row) * e.cols + col, count, e.cols % GROUP == 0, values);
-            finish(e, 0, row, col, count, values);
+        for (unsigned pass = 0; pass < T::BLOCKS * PASSES; ++pass) {
+            if (pass + 1 < T::BLOCKS * PASSES) {
+                next.load(e, lane, row_of(pass + 1), col_of(pass + 1));
+                next.take_added(e, p.sums);
+            }
+            now.store(e);
+            now = next;
+        }
+    } else {
+        constexpr unsigned ROWS = T::SWAPPED ? T::WIDE : T::BLOCKS * 64, COLS = T::SWAPPED ? T::BLOCKS * 64 : T::WIDE;
+        constexpr unsigned GROUPS = COLS / GROUP;
+        const unsigned row0 = T::SWAPPED ? item.wide : tall0, col0 = T::SWAPPED ? tall0 : item.wide;
+#pragma unroll 1
+        for (unsigned id = thread; id < ROWS * GROUPS; id += 128) {
+            const unsigned row = row0 + id / GROUPS, col = col0 + id % GROUPS * GROUP;
+            if (row < e.rows && col < e.cols) {
+                const unsigned count = min(e.cols - col, GROUP);
+                int values[GROUP];
+                take_sums(p.sums + uint64_t(row) * e.cols + col, count, e.cols % GROUP == 0, values);
+                finish(e, 0, row, col, count, values);
+            }
         }
     }
     if (thread == 0) {
@@ -398,6 +405,7 @@ __device__ __forceinline__ void igemm(const ptx::TensorMap* map_tall, const ptx:
         imma::igemm<imma::Hopper<TALL, WIDE, STAGES, CLUSTER, PINGPONG, SWAPPED>>(&map_tall, &map_wide, p);       \
     }
 ENTRY(128x256_cluster, 128, 256, 4, 2, false, false, __cluster_dims__(2, 1, 1))
+ENTRY(64x256_cluster, 64, 256, 5, 2, true, false, __cluster_dims__(2, 1, 1))
 ENTRY(128x192, 128, 192, 5, 1, false, false)
 ENTRY(128x128, 128, 128, 6, 1, false, false)
 ENTRY(128x128_pingpong, 128, 128, 6, 1, true, false)

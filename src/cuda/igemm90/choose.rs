@@ -103,8 +103,9 @@ fn estimate(
     } else {
         rounds * (main + finish)
     };
-    // Operands and outputs once; sums of a split stay in L2.
-    let bytes = (m * k + n * k + 2 * m * n) as f64;
+    // Operands and outputs once; the sums of a split as often as it adds to them, and to take them.
+    let added = if splits > 1 { 4 * (splits + 2) } else { 0 };
+    let bytes = (m * k + n * k + (2 + added) * m * n) as f64;
     // Neither hides behind the other altogether.
     let memory = bytes / MEMORY;
     let clocks = busy.max(memory) + 0.1 * busy.min(memory) + FIXED;

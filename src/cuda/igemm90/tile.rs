@@ -76,6 +76,7 @@ macro_rules! tiles {
 //  name: tall wide, stages cluster pingpong swapped
 pub const TILES90: &[Tile90] = tiles! {
     "128x256_cluster": 128 256, 4 2 false false;
+    "64x256_cluster": 64 256, 5 2 true false;
     "128x192": 128 192, 5 1 false false;
     "128x128": 128 128, 6 1 false false;
     "128x128_pingpong": 128 128, 6 1 true false;
