@@ -52,7 +52,8 @@ struct GemmArgs {
     /// The type of the floats of `linear` and `q_matmul`, in and out.
     #[arg(long, value_enum, default_value = "f32")]
     dtype: Float,
-    /// On a device: this algorithm (`heuristic`, `autotuned`, `igemm:TILE/SPLITS`, `cublaslt:N`; several with commas).
+    /// On a device: this algorithm (`heuristic`, `autotuned`, `igemm:TILE/SPLITS`, `cublaslt:N`; several with commas);
+    /// for `gemm` and `linear`.
     #[arg(long, value_delimiter = ',', default_value = "heuristic")]
     algorithm: Vec<String>,
     /// On a device: also cuBLASLt, for `linear` with our epilogue behind it, and cuBLASLt in f16.
@@ -221,8 +222,13 @@ fn on_device(args: &GemmArgs, shapes: Vec<Shape>, number: usize) -> Result<(), F
     let mut report = Report::new(args, ceiling);
     for shape in shapes {
         for op in &args.op {
-            let mut contenders: Vec<_> = ours.iter().cloned().map(Contender::Ours).collect();
-            if args.peers && matches!(op, Op::Gemm | Op::Linear) {
+            // Weights that are used once are packed by the call, which chooses by itself.
+            let packed = matches!(op, Op::Gemm | Op::Linear);
+            let mut contenders = vec![Contender::Ours(Algorithm::Heuristic)];
+            if packed {
+                contenders = ours.iter().cloned().map(Contender::Ours).collect();
+            }
+            if args.peers && packed {
                 contenders.push(Contender::Ours(Algorithm::CublasLt));
                 contenders.push(Contender::CublasLtF16);
             }
