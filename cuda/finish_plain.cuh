@@ -6,7 +6,8 @@
 
 namespace imma {
 
-// Whether finish() would do no more than this.
+// Whether finish() would do no more than this. What is added to the epilogue must be looked for here.
+static_assert(sizeof(EpilogueParams) == 144, "is_plain knows every part");
 __device__ __forceinline__ bool is_plain(const EpilogueParams& e) {
     const bool floats = e.output_type == IMMA_TYPE_F32 || e.output_type == IMMA_TYPE_F16 || e.output_type == IMMA_TYPE_BF16;
     return floats && !e.row_zeros && e.activation == IMMA_ACTIVATION_NONE && !e.residual_type;

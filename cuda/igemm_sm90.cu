@@ -390,6 +390,7 @@ __device__ __forceinline__ void igemm(const ptx::TensorMap* map_tall, const ptx:
     }
     if constexpr (T::CLUSTER > 1) {
         // Nobody leaves while the other may still arrive at its barriers.
+        __syncwarp();
         ptx::cluster_sync();
     }
 }
