@@ -18,6 +18,8 @@ mod driver;
 mod interleave;
 mod leaf;
 mod lhs;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon;
 mod portable;
 mod rhs;
 mod select;

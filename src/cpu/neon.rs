@@ -1,0 +1,191 @@
+//! NEON: `sdot` by element, a tile of 12 rows by 8 columns; without `dotprod`, `smull` and `sadalp`, 4 by 8.
+//!
+//! `smull` of two bytes is at most `128 * 128`, which 16 bits hold; `smlal` would add a second and overflow, so
+//! every product is widened to 32 bits as it is added.
+
+use super::leaf::{check_tile, Layout, Leaf, Target};
+use super::portable::N8K4;
+use core::arch::{aarch64::*, asm};
+
+macro_rules! leaf {
+    ($leaf:ident, $name:literal, $features:literal, $have:expr, $mr:literal, $tile:ident, [$($m:literal: $u:literal),*]) => {
+        #[derive(Clone, Copy)]
+        pub(crate) struct $leaf(());
+
+        impl Leaf for $leaf {
+            const NAME: &'static str = $name;
+            const LAYOUT: Layout = N8K4;
+            const MR: usize = $mr;
+
+            fn new() -> Option<Self> {
+                $have.then_some($leaf(()))
+            }
+
+            #[inline(always)]
+            fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
+                #[target_feature(enable = $features)]
+                #[inline]
+                fn run<R>(f: impl FnOnce() -> R) -> R {
+                    f()
+                }
+                // SAFETY: `self` exists only where `new` found these features.
+                unsafe { run(f) }
+            }
+
+            #[inline]
+            fn tile(self, m: usize, groups: usize, lhs: &[u32], rhs: &[u8], init: &[i32], acc: &mut [i32], _: Target) {
+                check_tile::<Self>(m, groups, lhs, rhs, init, acc);
+                let (lhs, rhs, init, acc) = (lhs.as_ptr(), rhs.as_ptr(), init.as_ptr(), acc.as_mut_ptr());
+                // SAFETY: the features are there (`self`), and `check_tile` has seen `groups * m` words of lhs,
+                // `groups` groups of rhs, `m` of init and `m * 8` of acc.
+                unsafe {
+                    match m {
+                        $($m => $tile::<$m, $u>(groups, lhs, rhs, init, acc),)*
+                        _ => unreachable!("check_tile has seen m <= MR"),
+                    }
+                }
+            }
+        }
+    };
+}
+
+leaf!(NeonDot, "neon-dotprod", "neon,dotprod", std::arch::is_aarch64_feature_detected!("dotprod"), 12, dot_tile,
+    [1: 4, 2: 4, 3: 2, 4: 2, 5: 1, 6: 1, 7: 1, 8: 1, 9: 1, 10: 1, 11: 1, 12: 1]);
+leaf!(Neon, "neon", "neon", std::arch::is_aarch64_feature_detected!("neon"), 4, mull_tile,
+    [1: 2, 2: 1, 3: 1, 4: 1]);
+
+/// `M` rows, `U` groups in flight.
+///
+/// # Safety
+/// The CPU has `dotprod`; `lhs` is valid for `groups * M` words, `rhs` for `groups * 32` bytes, `init` for `M` and
+/// `acc` for `M * 8` elements.
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn dot_tile<const M: usize, const U: usize>(
+    groups: usize,
+    lhs: *const u32,
+    rhs: *const u8,
+    init: *const i32,
+    acc: *mut i32,
+) {
+    // SAFETY: every address below lies in the ranges the caller vouches for.
+    unsafe {
+        let mut c = [[[vdupq_n_s32(0); 2]; M]; U];
+        for i in 0..M {
+            c[0][i] = [vdupq_n_s32(*init.add(i)); 2];
+        }
+        let mut g = 0;
+        while g + U <= groups {
+            for (u, c) in c.iter_mut().enumerate() {
+                dot_step(c, lhs.add((g + u) * M), rhs.add((g + u) * 32));
+            }
+            g += U;
+        }
+        while g < groups {
+            dot_step(&mut c[0], lhs.add(g * M), rhs.add(g * 32));
+            g += 1;
+        }
+        for i in 0..M {
+            for h in 0..2 {
+                let mut sum = c[0][i][h];
+                for c in &c[1..] {
+                    sum = vaddq_s32(sum, c[i][h]);
+                }
+                vst1q_s32(acc.add(i * 8 + h * 4), sum);
+            }
+        }
+    }
+}
+
+macro_rules! sdot {
+    ($c:expr, $w:expr, $a:expr, $operand:literal) => {
+        // The intrinsic is newer than the oldest compiler we support.
+        asm!(concat!("sdot {c:v}.4s, {w:v}.16b, {a:v}.", $operand), c = inout(vreg) $c, w = in(vreg) $w,
+            a = in(vreg) $a, options(pure, nomem, nostack, preserves_flags))
+    };
+}
+
+/// One group: every row's word times both halves of the panel.
+///
+/// # Safety
+/// As [`dot_tile`]: `lhs` is valid for `M` words, `rhs` for 32 bytes.
+#[target_feature(enable = "neon,dotprod")]
+#[inline]
+unsafe fn dot_step<const M: usize>(c: &mut [[int32x4_t; 2]; M], lhs: *const u32, rhs: *const u8) {
+    // SAFETY: the caller's.
+    unsafe {
+        let w = [vld1q_s8(rhs.cast()), vld1q_s8(rhs.add(16).cast())];
+        for q in 0..M / 4 {
+            let a = vld1q_u32(lhs.add(q * 4));
+            for h in 0..2 {
+                sdot!(c[q * 4][h], w[h], a, "4b[0]");
+                sdot!(c[q * 4 + 1][h], w[h], a, "4b[1]");
+                sdot!(c[q * 4 + 2][h], w[h], a, "4b[2]");
+                sdot!(c[q * 4 + 3][h], w[h], a, "4b[3]");
+            }
+        }
+        for i in M / 4 * 4..M {
+            let a = vld1q_dup_u32(lhs.add(i));
+            for h in 0..2 {
+                sdot!(c[i][h], w[h], a, "16b");
+            }
+        }
+    }
+}
+
+/// `M` rows, `U` groups in flight; sums of pairs, four vectors a row, joined at the end.
+///
+/// # Safety
+/// As [`dot_tile`], without `dotprod`.
+#[target_feature(enable = "neon")]
+unsafe fn mull_tile<const M: usize, const U: usize>(
+    groups: usize,
+    lhs: *const u32,
+    rhs: *const u8,
+    init: *const i32,
+    acc: *mut i32,
+) {
+    // SAFETY: every address below lies in the ranges the caller vouches for.
+    unsafe {
+        let mut c = [[[vdupq_n_s32(0); 4]; M]; U];
+        let mut g = 0;
+        while g + U <= groups {
+            for (u, c) in c.iter_mut().enumerate() {
+                mull_step(c, lhs.add((g + u) * M), rhs.add((g + u) * 32));
+            }
+            g += U;
+        }
+        while g < groups {
+            mull_step(&mut c[0], lhs.add(g * M), rhs.add(g * 32));
+            g += 1;
+        }
+        for i in 0..M {
+            for h in 0..2 {
+                let mut sum = vdupq_n_s32(*init.add(i));
+                for c in &c {
+                    sum = vaddq_s32(sum, vpaddq_s32(c[i][2 * h], c[i][2 * h + 1]));
+                }
+                vst1q_s32(acc.add(i * 8 + h * 4), sum);
+            }
+        }
+    }
+}
+
+/// One group, exact: products in 16 bits, added in 32.
+///
+/// # Safety
+/// As [`mull_tile`]: `lhs` is valid for `M` words, `rhs` for 32 bytes.
+#[target_feature(enable = "neon")]
+#[inline]
+unsafe fn mull_step<const M: usize>(c: &mut [[int32x4_t; 4]; M], lhs: *const u32, rhs: *const u8) {
+    // SAFETY: the caller's.
+    unsafe {
+        let w = [vld1q_s8(rhs.cast()), vld1q_s8(rhs.add(16).cast())];
+        for (i, c) in c.iter_mut().enumerate() {
+            let a = vreinterpretq_s8_u32(vld1q_dup_u32(lhs.add(i)));
+            for h in 0..2 {
+                c[2 * h] = vpadalq_s16(c[2 * h], vmull_s8(vget_low_s8(w[h]), vget_low_s8(a)));
+                c[2 * h + 1] = vpadalq_s16(c[2 * h + 1], vmull_high_s8(w[h], a));
+            }
+        }
+    }
+}
