@@ -27,7 +27,6 @@ struct MinMax {
         word[0] = max(int(word[0]), bits);
         word[1] = max(int(word[1]), bits ^ int(0x80000000u));
     }
-    __device__ __forceinline__ uint32_t absmax() const { return max(word[0], word[1]); }
     __device__ __forceinline__ float hi() const { return __uint_as_float(word[0]); }
     __device__ __forceinline__ float lo() const { return -__uint_as_float(word[1]); }
 };
@@ -91,7 +90,8 @@ __device__ __forceinline__ Constants constants(const AbsMax& gathered) {
 __device__ __forceinline__ Constants constants(const MinMax& gathered) {
     const float lo = gathered.lo();
     float range = __fsub_rn(gathered.hi(), lo);
-    if (gathered.absmax() >= INFINITY_BITS || (__float_as_uint(range) & 0x7fffffffu) >= INFINITY_BITS) {
+    // A NaN or an infinity among the elements is in one of the ends, so it shows here too.
+    if (__float_as_uint(range) >= INFINITY_BITS) {
         const float nan = __uint_as_float(0x7fc00000u);
         return {nan, nan, 0};
     }

@@ -1,9 +1,10 @@
 //! int8 matrix multiplication: quantise, multiply with exact int32 sums, dequantise in the same pass.
 //!
 //! Start with [`q_matmul_int8`] (floats in, floats out), [`matmul_true_int8`] (integers in, exact sums out) or
-//! [`Int8Linear`] (weights packed once). Below them lie [`quant`] (quantisers and quantised tensors) and the contract that
-//! every backend fulfils: [`Backend`], [`Weights`], [`Gemm`], [`Epilogue`]. The rounding rules are in [`numerics`] and
-//! [`epilogue`]; every backend, instruction set and thread count gives those bits.
+//! [`Int8Linear`] (weights packed once); train through int8 with [`QuantDotGeneral`] under [`matmul_vjp`] or
+//! [`einsum_vjp`]. Below them lie [`quant`] (quantisers and quantised tensors) and the contract that every backend
+//! fulfils: [`Backend`], [`Weights`], [`Gemm`], [`Epilogue`]. The rounding rules are in [`numerics`] and [`epilogue`];
+//! every backend, instruction set and thread count gives those bits.
 //!
 //! ```
 //! use imma::Int8Linear;
@@ -23,6 +24,7 @@ pub mod epilogue;
 pub mod error;
 pub mod gemm;
 pub mod npy;
+pub mod npz;
 pub mod numerics;
 pub mod ops;
 pub mod quant;
@@ -36,9 +38,11 @@ pub use epilogue::{Epilogue, Scales};
 pub use error::{Error, Result};
 pub use gemm::{ActivationQuant, Backend, Gemm, Lhs, PackedWeights, Weights};
 pub use ops::{
-    default_backend, matmul, matmul_float, matmul_true_int8, matmul_true_int8_on, q_matmul_int8,
-    q_matmul_int8_as, q_matmul_int8_as_on, q_matmul_int8_on, quant_int8, DimensionNumbers,
-    DotGeneral, FloatDotGeneral, GradientDims, Int8Linear, MatmulShape, Precision, Pullback,
+    default_backend, einsum, einsum_vjp, matmul, matmul_float, matmul_true_int8,
+    matmul_true_int8_on, matmul_vjp, q_matmul_int8, q_matmul_int8_as, q_matmul_int8_as_on,
+    q_matmul_int8_on, quant_int8, Accumulate, DimensionNumbers, DotGeneral, FloatDotGeneral,
+    FrozenOperand, GradientDims, Int8Linear, MatmulShape, OperandQuant, Precision, ProductQuant,
+    Pullback, QuantDotGeneral, QuantDotGeneralBuilder, QuantGradient, SharedAxes, Side,
 };
 pub use rounding::Rounding;
 

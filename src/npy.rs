@@ -25,7 +25,7 @@ pub struct NpyError {
 }
 
 impl NpyError {
-    fn new(path: &Path, found: impl Into<String>, expected: impl Into<String>) -> Self {
+    pub(crate) fn new(path: &Path, found: impl Into<String>, expected: impl Into<String>) -> Self {
         NpyError {
             path: path.into(),
             found: found.into(),
@@ -105,8 +105,13 @@ pub fn read(path: impl AsRef<Path>) -> Result<NpyArray, NpyError> {
     if meta.is_dir() {
         return Err(NpyError::new(path, "a folder", "a .npy file"));
     }
-    let mut reader = BufReader::new(file);
-    let (header, offset) = read_header(&mut reader, meta.len())
+    parse(path, BufReader::new(file), meta.len())
+}
+
+/// Reads an array of `len` bytes, header included; `path` is where they come from.
+pub(crate) fn parse(path: &Path, mut reader: impl Read, len: u64) -> Result<NpyArray, NpyError> {
+    let unreadable = |e: io::Error| NpyError::new(path, describe(&e), "a readable .npy file");
+    let (header, offset) = read_header(&mut reader, len)
         .map_err(|found| NpyError::new(path, found, "a .npy file of version 1, 2 or 3"))?;
     let size = match header.descr.as_str() {
         "|i1" | "<i1" | "i1" => 1,
@@ -124,7 +129,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<NpyArray, NpyError> {
         .shape
         .iter()
         .try_fold(size as u64, |n, d| n.checked_mul(*d as u64));
-    let held = meta.len() - offset;
+    let held = len - offset;
     let bytes = match bytes {
         Some(bytes) if bytes == held => bytes as usize,
         wanted => {
@@ -274,7 +279,7 @@ fn dtype_name(descr: &str) -> String {
     }
 }
 
-fn describe(e: &io::Error) -> String {
+pub(crate) fn describe(e: &io::Error) -> String {
     match e.kind() {
         io::ErrorKind::NotFound => "no such file".into(),
         io::ErrorKind::PermissionDenied => "no permission".into(),

@@ -12,6 +12,9 @@
 //! The formula is the one of the JAX function `quant_int8(a * (127 / absmax))`; the treatment of
 //! zero, tiny and non-finite slices follows from it: a slice that holds NaN or infinity quantises to
 //! zeros with a NaN or infinite scale, so that its whole row or column of the product is NaN.
+//!
+//! The quantised [`dot_general`](crate::QuantDotGeneral) of `bits` 2 to 8 has its own rule, which maps the bound to the
+//! outer edge of the last bucket instead of its middle: [`bucket_edge`], [`edge_multiplier`], [`quantize_within`].
 
 /// The largest int8 magnitude that quantising gives: -128 is never made, only accepted.
 pub const QMAX: f32 = 127.0;
@@ -77,6 +80,67 @@ pub fn quantize(x: f32) -> i8 {
     let x = if x < -QMAX { -QMAX } else { x };
     const MAGIC: f32 = 12_582_912.0;
     (x + MAGIC).to_bits() as i8
+}
+
+/// The outer edge of the last bucket of signed `bits`-bit integers that keep zero: `2^(bits - 1) - 0.5`.
+///
+/// The integers are those of magnitude at most `edge - 0.5`, as many on either side of zero.
+///
+/// ```
+/// # use imma::numerics::bucket_edge;
+/// assert_eq!([8, 4, 2].map(bucket_edge), [127.5, 7.5, 1.5]);
+/// ```
+#[inline]
+pub fn bucket_edge(bits: u8) -> f32 {
+    2f32.powi(i32::from(bits) - 1) - 0.5
+}
+
+/// What elements are multiplied by when `bound` is mapped to the edge of the last bucket: `edge / bound`, rounded once,
+/// and down to a power of two where that is asked for.
+///
+/// A bound so small that the quotient overflows counts as 1, as in [`bound`]; NaN stays NaN, an infinite bound gives 0.
+///
+/// ```
+/// # use imma::numerics::edge_multiplier;
+/// assert_eq!(edge_multiplier(8, 2.0, false), 63.75);
+/// assert_eq!(edge_multiplier(8, 2.0, true), 32.0);
+/// assert_eq!(edge_multiplier(8, 0.0, false), 127.5);
+/// ```
+#[inline]
+pub fn edge_multiplier(bits: u8, bound: f32, power_of_two: bool) -> f32 {
+    let edge = bucket_edge(bits);
+    let exact = edge / bound;
+    let multiplier = if exact.is_infinite() { edge } else { exact };
+    if power_of_two {
+        power_of_two_below(multiplier)
+    } else {
+        multiplier
+    }
+}
+
+/// The largest power of two that is not above a positive number; 0, NaN and infinity as they are.
+fn power_of_two_below(x: f32) -> f32 {
+    let bits = x.to_bits();
+    if x.is_normal() {
+        f32::from_bits(bits & 0x7f80_0000)
+    } else if x.is_subnormal() {
+        f32::from_bits(1 << bits.ilog2())
+    } else {
+        x
+    }
+}
+
+/// Rounds half to even and clips to `±limit`, a whole number of at most 127; NaN gives 0.
+///
+/// ```
+/// # use imma::numerics::quantize_within;
+/// assert_eq!([2.5, -6.5, 7.5, f32::NAN].map(|x| quantize_within(x, 7.0)), [2, -6, 7, 0]);
+/// ```
+#[inline(always)]
+pub fn quantize_within(x: f32, limit: f32) -> i8 {
+    let x = if x > limit { limit } else { x };
+    let x = if x < -limit { -limit } else { x };
+    quantize(x)
 }
 
 /// Dequantises one sum without a bias: `(f32(acc) * row) * column`.
@@ -193,6 +257,25 @@ mod tests {
         assert_eq!(bound(f32::INFINITY), f32::INFINITY);
         assert!(multiplier(f32::NAN).is_nan());
         assert_eq!(multiplier(f32::INFINITY), 0.0);
+    }
+
+    #[test]
+    fn powers_of_two_are_rounded_down() {
+        for (x, want) in [
+            (1.0, 1.0),
+            (0.99, 0.5),
+            (1000.0, 512.0),
+            (f32::MIN_POSITIVE / 3.0, f32::MIN_POSITIVE / 4.0),
+            (f32::MAX, 2f32.powi(127)),
+            (0.0, 0.0),
+            (f32::INFINITY, f32::INFINITY),
+        ] {
+            assert_eq!(power_of_two_below(x), want, "{x:e}");
+        }
+        assert!(power_of_two_below(f32::NAN).is_nan());
+        assert!(edge_multiplier(4, f32::NAN, true).is_nan());
+        assert_eq!(edge_multiplier(4, f32::INFINITY, true), 0.0);
+        assert_eq!(edge_multiplier(2, 1e-45, false), 1.5);
     }
 
     #[test]

@@ -31,6 +31,16 @@ impl Rounding {
         }
     }
 
+    /// Quantises `x` to integers of magnitude at most `limit`: `clip(round(x * multiplier), -limit, limit)`; NaN gives 0.
+    #[inline(always)]
+    pub fn quantize_within(self, x: f32, multiplier: f32, limit: f32, index: u64) -> i8 {
+        let scaled = match self {
+            Rounding::NearestEven => x * multiplier,
+            Rounding::Stochastic { seed } => (x * multiplier + uniform(seed, index)).floor(),
+        };
+        numerics::quantize_within(scaled, limit)
+    }
+
     /// Quantises `x` in an asymmetric slice: `clip(round(x * multiplier) + zero_point, -128, 127)`; NaN gives 0.
     #[inline(always)]
     pub fn quantize_asymmetric(self, x: f32, multiplier: f32, zero_point: i32, index: u64) -> i8 {

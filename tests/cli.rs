@@ -52,11 +52,14 @@ fn ok(out: Output) -> String {
     String::from_utf8(out.stdout).unwrap()
 }
 
-/// Exit code 2, nothing on stdout, one line on stderr with these parts.
+/// Exit code 2, nothing on stdout, one line on stderr with these parts (beside the note on the device, which comes
+/// before anything is refused).
 fn refused(out: &Output, parts: &[&str]) {
     let message = String::from_utf8(out.stderr.clone()).unwrap();
     assert_eq!(out.status.code(), Some(2), "{message}");
-    assert_eq!(message.trim_end().lines().count(), 1, "{message}");
+    let note = |line: &&str| !line.contains("computing on the CPU");
+    let sentences = message.trim_end().lines().filter(note).count();
+    assert_eq!(sentences, 1, "{message}");
     for part in parts {
         assert!(message.contains(part), "'{part}' is not in: {message}");
     }
@@ -102,6 +105,23 @@ fn int8_files_give_the_exact_product_in_either_order() {
         assert_eq!(read_i32(&dir.path("out.npy")), want);
     }
     assert_eq!(dir.names(), ["a.npy", "out.npy", "w.npy", "wf.npy"]);
+}
+
+/// `auto` takes the CPU where no GPU serves; a build made for GPUs says so, once.
+#[test]
+fn auto_falls_back_to_the_cpu_and_says_so_once() {
+    if imma::cuda::status().is_usable() {
+        println!("not run: a GPU serves here");
+        return;
+    }
+    let dir = Folder::new("auto");
+    npy::write(dir.path("a.npy"), bytes(3, 4, 1).view().into_dyn()).unwrap();
+    npy::write(dir.path("w.npy"), bytes(4, 2, 2).view().into_dyn()).unwrap();
+    let output = matmul(&dir, "a.npy", "w.npy", &["--device", "auto"]);
+    let errors = String::from_utf8(output.stderr.clone()).unwrap();
+    let notes = errors.matches("computing on the CPU").count();
+    assert_eq!(notes, usize::from(cfg!(feature = "cuda")), "{errors}");
+    assert!(ok(output).contains(", cpu "));
 }
 
 #[test]
@@ -205,6 +225,12 @@ fn wrong_input_is_refused_in_one_sentence_and_leaves_nothing() {
         &matmul(&dir, "a.npy", "w.npy", &["--device", "cuda"]),
         &["cuda", "not available"],
     );
+    for bad in ["gpu", "cuda:x", "cpu:1"] {
+        let output = matmul(&dir, "a.npy", "w.npy", &["--device", bad]);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains("auto, cpu, cuda or cuda:N"), "{message}");
+    }
     refused(
         &matmul(&dir, "a.npy", "w.npy", &["--threads", "0"]),
         &["threads", "found 0", "at least 1"].map(|p| if p == "found 0" { "is 0" } else { p }),
@@ -341,6 +367,39 @@ fn bench_prints_one_json_object_a_line() {
     refused(
         &imma(&["bench", "gemm", "--shapes", "3x4"]),
         &["3x4", "MxKxN"],
+    );
+}
+
+#[test]
+fn bench_knows_suites_and_draws_its_roofline() {
+    let dir = Folder::new("bench");
+    let svg = dir.path("roof.svg");
+    let arguments = "bench gemm --suite bert-base --m 1,2 --op gemm,linear --csv --seconds 0.01 --threads 1 --plot";
+    let mut arguments: Vec<_> = arguments.split(' ').collect();
+    arguments.push(svg.to_str().unwrap());
+    let said = ok(imma(&arguments));
+    let lines: Vec<Vec<&str>> = said.lines().map(|l| l.split(',').collect()).collect();
+    assert_eq!(lines.len(), 1 + 4 * 2 * 2, "{said}");
+    let column = |name| lines[0].iter().position(|n| *n == name).unwrap();
+    for line in &lines[1..] {
+        assert_eq!(line.len(), lines[0].len());
+        assert!(line[column("percent_of_ceiling")].parse::<f64>().unwrap() > 0.0);
+    }
+    assert_eq!(lines[16][column("k")], "3072");
+    let picture = std::fs::read_to_string(&svg).unwrap();
+    assert!(picture.starts_with("<svg") && picture.contains("2x3072x768"));
+    assert_eq!(dir.names(), ["roof.svg"]);
+    let nowhere = dir.path("no/such/roof.svg");
+    let arguments = ["bench", "gemm", "--m", "1", "--plot"];
+    refused(
+        &imma(
+            &[
+                &arguments[..],
+                &[nowhere.to_str().unwrap(), "--seconds", "0.01"],
+            ]
+            .concat(),
+        ),
+        &[],
     );
 }
 

@@ -1,16 +1,21 @@
-//! A binary with `cuda` starts anywhere, and says what is missing. No driver is put in place here: this sees the
-//! machine as it is.
+//! A binary with `cuda` starts anywhere, and says what is missing.
 #![cfg(feature = "cuda")]
 
 use imma::cuda::{status, Device, Status};
+use std::process::Command;
 
+fn hardware() -> bool {
+    std::env::var("IMMA_TEST_DEVICE").as_deref() == Ok("hardware")
+}
+
+/// No driver is put in place here: this sees the machine as it is.
 #[test]
 fn status_answers_on_any_machine() {
     let status = status();
     println!("{status}");
     assert_ne!(status, Status::NotCompiledIn);
     assert_eq!(status, imma::cuda::status(), "asking twice changes nothing");
-    if std::env::var("IMMA_TEST_DEVICE").as_deref() == Ok("hardware") {
+    if hardware() {
         assert!(status.is_usable(), "{status}");
     }
 }
@@ -25,4 +30,59 @@ fn opening_a_device_that_is_not_there_is_an_error() {
         let error = Device::open(0).unwrap_err().to_string();
         assert!(error.contains(&status.to_string()), "{error}");
     }
+}
+
+/// The emulated driver in several states, each in a process of its own: a driver is loaded once and for all.
+#[test]
+fn status_names_what_is_missing() {
+    if hardware() {
+        println!("not run: hardware has one state");
+        return;
+    }
+    let cases: [(&[(&str, &str)], &str); 5] = [
+        (&[("IMMA_FAKE_DEVICE", "sm_80")], "Ready { devices: 1 }"),
+        (&[("IMMA_FAKE_DEVICE", "sm_90")], "Ready { devices: 1 }"),
+        (&[("IMMA_FAKE_DEVICE", "none")], "NoDevice"),
+        (
+            &[("IMMA_FAKE_DRIVER_VERSION", "11040")],
+            "DriverTooOld { found: 11040",
+        ),
+        (
+            &[("IMMA_FAKE_DEVICE", "no such thing")],
+            "InitFailed { call: \"cuInit\"",
+        ),
+    ];
+    for (environment, expected) in cases {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "with_the_emulated_driver",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env_remove("IMMA_FAKE_DEVICE")
+            .envs(environment.iter().copied())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{environment:?}: {said}\n{errors}");
+        assert!(
+            said.contains(&format!("status: {expected}")),
+            "{environment:?}: expected {expected}, said\n{said}\n{errors}"
+        );
+    }
+}
+
+#[test]
+#[ignore = "run by status_names_what_is_missing, in a process of its own"]
+fn with_the_emulated_driver() {
+    if hardware() {
+        return;
+    }
+    fake_cuda::install::install();
+    let status = status();
+    println!("status: {status:?}");
+    println!("{status}");
+    assert_eq!(Device::open(0).is_ok(), status.is_usable());
 }

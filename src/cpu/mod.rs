@@ -5,7 +5,7 @@
 //!   leaf      the dot-product trait; avx512_vnni, vnni256, avx2, neon, portable: its leaves
 //!   lhs, rhs  quantise and pack rows, columns        interleave  the byte order of both
 //!   driver    the loops and who runs them            threads     where threads come from
-//!   store     epilogue and output of a tile
+//!   store     epilogue and output of a tile          peak        what a leaf reaches at most
 //! ```
 //!
 //! The same bits come out for any leaf, number of threads and way of packing.
@@ -20,6 +20,7 @@ mod leaf;
 mod lhs;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
+mod peak;
 mod portable;
 mod rhs;
 mod select;

@@ -181,7 +181,8 @@ mod probe {
     /// The number of devices, if the kernels in this build run on this one.
     fn probe(device: usize) -> Result<usize, Status> {
         let library = open(DRIVER, &DRIVER_LIBRARY).map_err(|e| Status::NoDriver {
-            reason: e.to_string(),
+            // What the loader said is the cause; the error itself only says that it failed.
+            reason: std::error::Error::source(&e).map_or_else(|| e.to_string(), |e| e.to_string()),
         })?;
         let driver = Driver(library);
         driver.call("cuInit", |call: unsafe extern "C" fn(c_uint) -> c_uint| {

@@ -54,6 +54,31 @@ impl DimensionNumbers {
         }
     }
 
+    /// Refuses axes of one operand that are out of range or given twice.
+    pub(crate) fn check_operand(&self, left: bool, shape: &[usize]) -> Result<()> {
+        let (names, lists) = match left {
+            true => (
+                ["lhs_contracting", "lhs_batch"],
+                [&self.lhs_contracting, &self.lhs_batch],
+            ),
+            false => (
+                ["rhs_contracting", "rhs_batch"],
+                [&self.rhs_contracting, &self.rhs_batch],
+            ),
+        };
+        check_axes(names, lists.map(Vec::as_slice), shape)
+    }
+
+    /// The axes of the same product with its operands the other way round.
+    pub fn swapped(&self) -> Self {
+        DimensionNumbers {
+            lhs_contracting: self.rhs_contracting.clone(),
+            rhs_contracting: self.lhs_contracting.clone(),
+            lhs_batch: self.rhs_batch.clone(),
+            rhs_batch: self.lhs_batch.clone(),
+        }
+    }
+
     /// The free axes of a left operand with `rank` axes.
     pub fn lhs_free(&self, rank: usize) -> Vec<usize> {
         free(rank, &self.lhs_contracting, &self.lhs_batch)
@@ -70,16 +95,8 @@ impl DimensionNumbers {
     /// [`Error::Value`], naming the field, for an axis that is out of range or given twice, or for lists of
     /// different length; [`Error::ShapeMismatch`] for partners of different length or a result too large to address.
     pub fn output_shape(&self, lhs: &[usize], rhs: &[usize]) -> Result<Vec<usize>> {
-        check_axes(
-            ["lhs_contracting", "lhs_batch"],
-            [&self.lhs_contracting, &self.lhs_batch],
-            lhs,
-        )?;
-        check_axes(
-            ["rhs_contracting", "rhs_batch"],
-            [&self.rhs_contracting, &self.rhs_batch],
-            rhs,
-        )?;
+        self.check_operand(true, lhs)?;
+        self.check_operand(false, rhs)?;
         let refuse = |expected| {
             Err(Error::ShapeMismatch {
                 op: "dot_general",

@@ -46,6 +46,12 @@ pub trait DotGeneral<T: Element>: Send + Sync {
         dims: &DimensionNumbers,
         precision: Precision,
     ) -> Result<(ArrayD<T>, Box<dyn Pullback<T>>)>;
+
+    /// What multiplies the same operands in the other order: `swapped.dot_general(rhs, lhs)` is this product with the
+    /// left and right free axes of the result exchanged. `None` when there is no such thing.
+    fn swapped(&self) -> Option<Box<dyn DotGeneral<T>>> {
+        None
+    }
 }
 
 /// The backward half of a product: it holds what it needs of the forward half.

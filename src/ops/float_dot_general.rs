@@ -5,10 +5,10 @@ use crate::error::{Error, Result};
 use crate::ops::dimension_numbers::{DimensionNumbers, GradientDims};
 use crate::ops::dot_general::{DotGeneral, Precision, Pullback};
 use crate::ops::float_gemm::gemm_f32;
-use crate::ops::rows::merge;
+use crate::ops::matrices::{contracted, matrices};
+use crate::ops::rows::in_order;
 use ndarray::{
     Array2, ArrayD, ArrayView2, ArrayViewD, ArrayViewMut2, ArrayViewMutD, Axis, CowArray, Ix2,
-    IxDyn,
 };
 
 /// [`DotGeneral`] in float: f32 products and f32 sums, through the `gemm` crate on rayon's current thread pool.
@@ -42,14 +42,7 @@ impl<T: Element> DotGeneral<T> for FloatDotGeneral {
         _precision: Precision,
     ) -> Result<ArrayD<T>> {
         let shape = dims.output_shape(lhs.shape(), rhs.shape())?;
-        // The order of a sum is free: that of the left operand's axes needs the fewest copies.
-        let mut contracted: Vec<_> = dims
-            .lhs_contracting
-            .iter()
-            .zip(&dims.rhs_contracting)
-            .collect();
-        contracted.sort_unstable();
-        let (lhs_contracted, rhs_contracted): (Vec<_>, Vec<_>) = contracted.into_iter().unzip();
+        let (lhs_contracted, rhs_contracted) = contracted(dims);
         let lhs = matrices(
             lhs.clone(),
             &dims.lhs_batch,
@@ -88,6 +81,10 @@ impl<T: Element> DotGeneral<T> for FloatDotGeneral {
         };
         Ok((out, Box::new(pullback)))
     }
+
+    fn swapped(&self) -> Option<Box<dyn DotGeneral<T>>> {
+        Some(Box::new(FloatDotGeneral))
+    }
 }
 
 struct FloatPullback<T> {
@@ -115,8 +112,7 @@ impl<T: Element> Pullback<T> for FloatPullback<T> {
                 &gradient.dims,
                 self.precision,
             )?;
-            let out = out.permuted_axes(gradient.axes);
-            Ok(out.as_standard_layout().into_owned())
+            Ok(in_order(out, gradient.axes))
         };
         let (lhs, rhs) = (self.lhs.ndim(), self.rhs.ndim());
         Ok((
@@ -124,30 +120,6 @@ impl<T: Element> Pullback<T> for FloatPullback<T> {
             product(self.dims.rhs_gradient(lhs, rhs), &self.lhs)?,
         ))
     }
-}
-
-/// An operand as `[batch.., free, contracted]`, where it lies if its strides allow it.
-fn matrices<'a, T: Element>(
-    x: ArrayViewD<'a, T>,
-    batch: &[usize],
-    free: &[usize],
-    contracted: &[usize],
-) -> CowArray<'a, T, IxDyn> {
-    let x = x.permuted_axes([batch, free, contracted].concat());
-    let middle = batch.len() + free.len();
-    let view = merge(x.clone(), middle..x.ndim());
-    if let Some(view) = view.and_then(|x| merge(x, batch.len()..middle)) {
-        return view.into();
-    }
-    let count = |axes: &[usize]| axes.iter().product::<usize>();
-    let ends = [
-        count(&x.shape()[batch.len()..middle]),
-        count(&x.shape()[middle..]),
-    ];
-    let shape = [&x.shape()[..batch.len()], &ends].concat();
-    ArrayD::from_shape_vec(shape, x.iter().copied().collect())
-        .expect("as many elements")
-        .into()
 }
 
 /// `lhs [batch.., M, K] x rhs [batch.., K, N]`, halving batch axes until one matrix each is left.

@@ -6,9 +6,12 @@
 //!   q_matmul_int8       float x float -> float through int8
 //!   linear              the same with weights packed once, bias, activation function
 //!   matmul              float x float -> float by numpy's rules, over any dot_general
+//!   einsum              the same for products named by letters
 //!
 //!   broadcast           numpy.matmul's shape rules      dimension_numbers   lax.dot_general's shape rules
 //!   dot_general         the trait and its gradients     float_dot_general   its float implementation
+//!   quant_dot_general   its quantised implementation    matrices            operands as batches of matrices
+//!   plan                a product said as one dot_general
 //!   rows                many axes seen as one           float_gemm          the call into the gemm crate
 //! ```
 //!
@@ -19,14 +22,19 @@ mod broadcast;
 mod default_backend;
 mod dimension_numbers;
 mod dot_general;
+mod einsum;
+mod einsum_spec;
 mod float_dot_general;
 mod float_gemm;
 mod linear;
 mod matmul;
 mod matmul_true_int8;
+mod matrices;
 #[cfg(test)]
 mod naive;
+mod plan;
 mod q_matmul_int8;
+mod quant_dot_general;
 mod quant_int8;
 mod rows;
 
@@ -34,9 +42,14 @@ pub use broadcast::MatmulShape;
 pub use default_backend::default_backend;
 pub use dimension_numbers::{DimensionNumbers, GradientDims};
 pub use dot_general::{DotGeneral, Precision, Pullback};
+pub use einsum::{einsum, einsum_vjp};
 pub use float_dot_general::FloatDotGeneral;
 pub use linear::Int8Linear;
-pub use matmul::{matmul, matmul_float};
+pub use matmul::{matmul, matmul_float, matmul_vjp};
 pub use matmul_true_int8::{matmul_true_int8, matmul_true_int8_on};
 pub use q_matmul_int8::{q_matmul_int8, q_matmul_int8_as, q_matmul_int8_as_on, q_matmul_int8_on};
+pub use quant_dot_general::{
+    Accumulate, FrozenOperand, OperandQuant, ProductQuant, QuantDotGeneral, QuantDotGeneralBuilder,
+    QuantGradient, SharedAxes, Side,
+};
 pub use quant_int8::quant_int8;

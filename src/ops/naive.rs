@@ -4,7 +4,10 @@ use crate::element::{Element, FloatView, OutputMut};
 use crate::error::Result;
 use crate::gemm::{Backend, Gemm, Lhs, PackedWeights, Weights};
 use crate::numerics::{absmax, bound, multiplier, quantize, scale};
-use crate::ops::{matmul_true_int8_on, q_matmul_int8, q_matmul_int8_on, Int8Linear};
+use crate::ops::{
+    matmul_true_int8_on, q_matmul_int8, q_matmul_int8_on, DimensionNumbers, DotGeneral, Int8Linear,
+    Precision, QuantDotGeneral,
+};
 use ndarray::{Array2, ArrayD, Axis};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
@@ -75,7 +78,10 @@ impl Backend for Naive {
             .downcast_ref::<Array2<i8>>()
             .expect("packed by this backend");
         let (lhs, rows) = match &gemm.lhs {
-            Lhs::Int8(x) => (x.to_owned(), vec![1.0; x.nrows()]),
+            Lhs::Int8(x) => {
+                let rows = gemm.epilogue.row_scales;
+                (x.to_owned(), (0..x.nrows()).map(|i| rows.at(i)).collect())
+            }
             Lhs::Float { data, .. } => by_rows(data),
         };
         let sums = lhs.mapv(i32::from).dot(&w.mapv(i32::from));
@@ -140,4 +146,32 @@ fn operations_need_only_the_contract() {
         2,
         "once for the product, once for the layer"
     );
+}
+
+#[test]
+fn quantised_products_pack_each_right_operand_once_and_a_frozen_one_once_for_all() {
+    let naive = Arc::new(Naive::default());
+    let calls = || (naive.packs.load(Relaxed), naive.gemms.load(Relaxed));
+    let on = QuantDotGeneral::fully_quantized(8, 8).unwrap().to_builder();
+    let dot_general = on.backend(naive.clone()).build().unwrap();
+    let ones = |shape: &[usize]| ArrayD::<f32>::ones(shape);
+    // The scores of attention: batch and heads side by side.
+    let dims = DimensionNumbers {
+        lhs_contracting: vec![3],
+        rhs_contracting: vec![3],
+        lhs_batch: vec![0, 2],
+        rhs_batch: vec![0, 2],
+    };
+    let (q, k) = (ones(&[2, 5, 3, 4]), ones(&[2, 7, 3, 4]));
+    let default = Precision::Default;
+    let (y, pullback) = dot_general.vjp(q.view(), k.view(), &dims, default).unwrap();
+    assert_eq!(calls(), (6, 6));
+    pullback.backward(y.view()).unwrap();
+    assert_eq!(calls(), (18, 18));
+    let frozen = dot_general.freeze_rhs(k.view(), &dims).unwrap();
+    for _ in 0..2 {
+        let served = dot_general.dot_general_frozen_rhs(q.view(), &frozen, &dims);
+        assert_eq!(served.unwrap(), y);
+    }
+    assert_eq!(calls(), (24, 30));
 }

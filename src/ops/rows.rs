@@ -1,7 +1,10 @@
 //! Many axes seen as one, without copying where the strides allow it.
 
-use ndarray::{Array2, ArrayBase, ArrayViewD, ArrayViewMut2, ArrayViewMutD, Axis, CowArray};
+use ndarray::{
+    Array2, ArrayBase, ArrayD, ArrayViewD, ArrayViewMut2, ArrayViewMutD, Axis, CowArray,
+};
 use ndarray::{Ix2, IxDyn, RawData};
+use rayon::prelude::*;
 use std::ops::Range;
 
 /// Makes one axis of `axes`, in logical order, when they are evenly spaced; `None` when they are not.
@@ -55,10 +58,30 @@ pub(crate) fn as_rows_mut<T>(x: ArrayViewMutD<'_, T>) -> Option<ArrayViewMut2<'_
     merge(x, leading)?.into_dimensionality().ok()
 }
 
+/// The same array with its axes in another order, in row-major layout.
+pub(crate) fn in_order<T: Copy + Default + Send + Sync>(
+    x: ArrayD<T>,
+    axes: Vec<usize>,
+) -> ArrayD<T> {
+    let x = x.permuted_axes(axes);
+    if x.is_standard_layout() {
+        return x;
+    }
+    // A few rows at a time, so that the lines of memory that are read for one serve the next ones too.
+    const ROWS: usize = 32;
+    let mut out = ArrayD::default(x.raw_dim());
+    let parts = out.axis_chunks_iter_mut(Axis(0), ROWS);
+    let parts: Vec<_> = parts.zip(x.axis_chunks_iter(Axis(0), ROWS)).collect();
+    parts
+        .into_par_iter()
+        .for_each(|(mut out, x)| out.assign(&x));
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::{s, Array3, ArrayD};
+    use ndarray::{s, Array3};
 
     fn numbers(shape: &[usize]) -> ArrayD<i32> {
         let n = shape.iter().product::<usize>() as i32;
@@ -95,5 +118,16 @@ mod tests {
         }
         let mut x = Array3::<i32>::zeros((0, 3, 4));
         assert_eq!(as_rows_mut(x.view_mut().into_dyn()).unwrap().dim(), (0, 4));
+    }
+
+    #[test]
+    fn axes_are_put_in_order_by_parts() {
+        let x = numbers(&[3, 70, 2]);
+        for axes in [vec![1, 0, 2], vec![2, 1, 0], vec![0, 1, 2]] {
+            let want = x.clone().permuted_axes(axes.clone());
+            let got = in_order(x.clone(), axes);
+            assert!(got.is_standard_layout() && got == want);
+        }
+        assert_eq!(in_order(numbers(&[0, 4]), vec![1, 0]).shape(), [4, 0]);
     }
 }

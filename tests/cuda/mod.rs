@@ -14,7 +14,7 @@ pub fn device() -> &'static Arc<Device> {
         if hardware() {
             println!("on hardware");
         } else {
-            // TODO(emulator): fake_cuda::install();
+            fake_cuda::install::install();
             println!("on the emulated driver");
         }
         let device = Device::open(0).unwrap();
@@ -27,6 +27,12 @@ pub fn device() -> &'static Arc<Device> {
 
 pub fn hardware() -> bool {
     std::env::var("IMMA_TEST_DEVICE").as_deref() == Ok("hardware")
+}
+
+/// The emulated driver's own counts; none on hardware.
+pub fn fake() -> Option<&'static fake_cuda::install::Fake> {
+    device();
+    (!hardware()).then(fake_cuda::install::install)
 }
 
 pub fn stream() -> Arc<CudaStream> {

@@ -1,23 +1,42 @@
 //! `--device` and `--threads`: which backend serves.
 
 use crate::Failure;
-use clap::ValueEnum;
 use imma::Cpu;
+use std::str::FromStr;
 
-#[derive(Clone, Copy, ValueEnum)]
+/// `auto`, `cpu`, `cuda` or `cuda:N`.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Device {
     /// The fastest there is.
     Auto,
     /// The CPU backend.
     Cpu,
-    /// A GPU.
-    Cuda,
+    /// The GPU of this number.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = match text.split_once(':') {
+            None => Some(0),
+            Some(("cuda", number)) => number.parse().ok(),
+            Some(_) => None,
+        };
+        match (text.split(':').next(), number) {
+            (Some("auto"), Some(_)) => Ok(Device::Auto),
+            (Some("cpu"), Some(_)) => Ok(Device::Cpu),
+            (Some("cuda"), Some(number)) => Ok(Device::Cuda(number)),
+            _ => Err("expected auto, cpu, cuda or cuda:N".into()),
+        }
+    }
 }
 
 #[derive(clap::Args)]
 pub struct DeviceArgs {
-    /// Where to compute.
-    #[arg(long, value_enum, default_value = "auto")]
+    /// Where to compute: auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto")]
     pub device: Device,
     /// Threads of the CPU backend (default: all cores).
     #[arg(long)]
@@ -29,11 +48,18 @@ pub struct DeviceArgs {
 
 impl DeviceArgs {
     pub fn backend(&self) -> Result<Cpu, Failure> {
-        if let Device::Cuda = self.device {
-            return Err(Failure::new(format!(
-                "device cuda is not available: {}",
-                cuda_status()
-            )));
+        match self.device {
+            Device::Cuda(number) => {
+                return Err(Failure::new(format!(
+                    "device cuda:{number} is not available: {}",
+                    cuda_status()
+                )));
+            }
+            // A build with CUDA was made to use a GPU: say why it does not.
+            Device::Auto if cfg!(feature = "cuda") => {
+                eprintln!("imma: computing on the CPU: {}", cuda_status());
+            }
+            Device::Auto | Device::Cpu => {}
         }
         let mut cpu = Cpu::new();
         if let Some(leaf) = &self.leaf {

@@ -1,13 +1,13 @@
 //! cuBLASLt as cudarc finds and uses it.
-mod common;
+mod cudarc_common;
 
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use common::context;
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{self, cublasComputeType_t as Compute, cudaDataType_t as Type};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut};
+use cudarc_common::context;
 use half::f16;
 use sys::cublasLtMatmulDescAttributes_t as DescAttribute;
 use sys::cublasLtMatmulPreferenceAttributes_t as PreferenceAttribute;

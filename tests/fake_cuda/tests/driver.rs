@@ -1,13 +1,13 @@
 //! The driver as cudarc finds and uses it: no environment is set up for these tests.
-mod common;
+mod cudarc_common;
 
-use common::{code, context, function, module, shape, FATBIN};
 use cudarc::driver::sys::{
     CUdevice_attribute as Attribute, CUevent_flags, CUfunction_attribute as FunctionAttribute,
     CUresult,
 };
 use cudarc::driver::{CudaContext, PushKernelArg};
 use cudarc::nvrtc::Ptx;
+use cudarc_common::{code, context, function, module, shape, FATBIN};
 
 #[test]
 fn a_fatbin_is_loaded_and_its_kernel_run() {

@@ -1,9 +1,9 @@
 //! A kernel's fault sticks to the context. One test, because it sticks for all threads of the process.
-mod common;
+mod cudarc_common;
 
-use common::{code, context, function, shape};
 use cudarc::driver::sys::CUresult;
 use cudarc::driver::PushKernelArg;
+use cudarc_common::{code, context, function, shape};
 
 #[test]
 fn a_fault_is_told_in_full_and_sticks_until_the_context_ends() {

@@ -1,11 +1,11 @@
 //! Stream capture and graphs, one test at a time: a capture forbids calls to other threads too.
-mod common;
+mod cudarc_common;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use common::{code, context, function, shape};
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode as Mode};
 use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, PushKernelArg};
+use cudarc_common::{code, context, function, shape};
 
 const GLOBAL: Mode = Mode::CU_STREAM_CAPTURE_MODE_GLOBAL;
 const THREAD_LOCAL: Mode = Mode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -40,7 +40,7 @@ fn double(
 #[test]
 fn captured_work_runs_at_each_launch_and_not_before() {
     let (_turn, context, stream) = start();
-    let (fake, _) = common::context();
+    let (fake, _) = cudarc_common::context();
     let scale = function(&context, "scale");
     let mut x = stream.clone_htod(&[1.0f32, 2.0, 3.0, 4.0]).unwrap();
     let mut y = stream.alloc_zeros::<f32>(4).unwrap();

@@ -40,7 +40,7 @@ impl Arguments {
             return Ok(packed);
         }
         if self.extra.address() != 0 {
-            return self.packed_by_caller(&function.name().to_owned(), packed.len());
+            return self.packed_by_caller(function.name(), packed.len());
         }
         if self.pointers.address() == 0 {
             return Err(Status::INVALID_VALUE.because(format!(

@@ -1,0 +1,187 @@
+//! A product and its gradients' products, checked together.
+
+use super::fields::{DLHS, DRHS, FWD};
+use super::product::Runner;
+use super::product_config::ProductQuant;
+use crate::error::{Error, Result};
+use crate::gemm::Backend;
+use crate::ops::dot_general::Precision;
+use std::sync::Arc;
+
+/// [`DotGeneral`](crate::DotGeneral) with quantised operands: what [`matmul`](crate::matmul) and
+/// [`einsum`](crate::einsum()) multiply with through int8, in training and in serving.
+///
+/// Three products are configured, each with a quantiser an operand (see [`OperandQuant`](crate::OperandQuant) for the
+/// numbers and [`ProductQuant`] for the rest):
+///
+/// ```text
+/// fwd    out  = q(lhs) . q(rhs)
+/// dlhs   dlhs = q(g)   . q(rhs)      g the gradient of out
+/// drhs   drhs = q(g)   . q(lhs)
+/// ```
+///
+/// Where both operands are quantised, the product is an exact int32 sum, then `f32(sum) * left step * right step`,
+/// each rounded to nearest even, then once to the element type; it runs on a [`Backend`]. Otherwise it is a float
+/// product ([`FloatDotGeneral`](crate::FloatDotGeneral)'s), multiplied by the steps there are. Training and serving
+/// give the same bits: the forward product is the same whatever `train` says, and from a [`FrozenOperand`].
+///
+/// Gradients pass the forward's quantisers straight through, or only where nothing was clipped
+/// ([`QuantGradient`](crate::QuantGradient)).
+///
+/// ```
+/// use imma::{matmul, OperandQuant, Precision, ProductQuant, QuantDotGeneral};
+/// use ndarray::arr2;
+/// let dot_general = QuantDotGeneral::builder()
+///     .fwd(ProductQuant::new(OperandQuant::int(8), OperandQuant::int(4)))
+///     .train(false)
+///     .build()?;
+/// let (x, w) = (arr2(&[[1.0f32, -2.0]]), arr2(&[[0.5f32], [0.25]]));
+/// let y = matmul(x.view(), w.view(), Precision::Default, &dot_general)?;
+/// assert!(y[[0, 0]].abs() < 0.1);
+/// # Ok::<(), imma::Error>(())
+/// ```
+///
+/// Source of the scheme: AQT, Accurate Quantized Training (Lew et al.).
+///
+/// [`FrozenOperand`]: crate::FrozenOperand
+#[derive(Debug, Clone)]
+pub struct QuantDotGeneral {
+    pub(super) fwd: ProductQuant,
+    pub(super) dlhs: ProductQuant,
+    pub(super) drhs: ProductQuant,
+    pub(super) train: bool,
+    pub(super) runner: Runner,
+}
+
+/// A [`QuantDotGeneral`] that has not been checked yet; see [`QuantDotGeneral::builder`].
+#[derive(Debug, Clone)]
+#[must_use = "call build() to get the dot_general"]
+pub struct QuantDotGeneralBuilder(QuantDotGeneral);
+
+impl QuantDotGeneralBuilder {
+    /// The forward product; float when not said.
+    pub fn fwd(mut self, fwd: ProductQuant) -> Self {
+        self.0.fwd = fwd;
+        self
+    }
+
+    /// The product that gives the left operand's gradient; float when not said.
+    pub fn dlhs(mut self, dlhs: ProductQuant) -> Self {
+        self.0.dlhs = dlhs;
+        self
+    }
+
+    /// The product that gives the right operand's gradient; float when not said.
+    pub fn drhs(mut self, drhs: ProductQuant) -> Self {
+        self.0.drhs = drhs;
+        self
+    }
+
+    /// Whether gradients may be asked for; yes when not said. The forward product is the same either way.
+    pub fn train(mut self, train: bool) -> Self {
+        self.0.train = train;
+        self
+    }
+
+    /// Where integer products run; the [`default_backend`](crate::default_backend) when not said. The same bits.
+    pub fn backend(mut self, backend: Arc<dyn Backend>) -> Self {
+        self.0.runner = Runner(Some(backend));
+        self
+    }
+
+    /// Checks the parts.
+    ///
+    /// # Errors
+    /// [`Error::Value`] that names the field, such as `dlhs.rhs.bits`: bits outside 2 to 8, a calibration or clipping
+    /// that makes no sense, settings of a quantiser without bits, int32 sums of float operands, no shards, reuse of a
+    /// forward operand that is float or in shards (or by the forward itself), a clipped gradient of a gradient.
+    pub fn build(self) -> Result<QuantDotGeneral> {
+        let QuantDotGeneral {
+            fwd, dlhs, drhs, ..
+        } = &self.0;
+        fwd.check(&FWD)?;
+        fwd.check_forward(&FWD)?;
+        dlhs.check(&DLHS)?;
+        dlhs.check_backward(&DLHS, fwd, &fwd.rhs)?;
+        drhs.check(&DRHS)?;
+        drhs.check_backward(&DRHS, fwd, &fwd.lhs)?;
+        Ok(self.0)
+    }
+}
+
+impl QuantDotGeneral {
+    /// Starts from float products and `train`.
+    pub fn builder() -> QuantDotGeneralBuilder {
+        QuantDotGeneralBuilder(QuantDotGeneral {
+            fwd: ProductQuant::float(),
+            dlhs: ProductQuant::float(),
+            drhs: ProductQuant::float(),
+            train: true,
+            runner: Runner::default(),
+        })
+    }
+
+    /// The same settings, to change some of them.
+    pub fn to_builder(&self) -> QuantDotGeneralBuilder {
+        QuantDotGeneralBuilder(self.clone())
+    }
+
+    /// The forward product.
+    pub fn fwd(&self) -> ProductQuant {
+        self.fwd
+    }
+
+    /// The product that gives the left operand's gradient.
+    pub fn dlhs(&self) -> ProductQuant {
+        self.dlhs
+    }
+
+    /// The product that gives the right operand's gradient.
+    pub fn drhs(&self) -> ProductQuant {
+        self.drhs
+    }
+
+    /// Whether gradients may be asked for.
+    pub fn train(&self) -> bool {
+        self.train
+    }
+
+    /// The same with every seed of stochastic rounding mixed with `step`: other random numbers for each training step.
+    ///
+    /// ```
+    /// use imma::QuantDotGeneral;
+    /// let dot_general = QuantDotGeneral::fully_quantized(8, 8)?.stochastic_gradients(1);
+    /// assert_ne!(dot_general.at_step(0).dlhs(), dot_general.at_step(1).dlhs());
+    /// # Ok::<(), imma::Error>(())
+    /// ```
+    pub fn at_step(&self, step: u64) -> Self {
+        QuantDotGeneral {
+            fwd: self.fwd.reseeded(step),
+            dlhs: self.dlhs.reseeded(step),
+            drhs: self.drhs.reseeded(step),
+            ..self.clone()
+        }
+    }
+
+    /// The same for the operands the other way round: each keeps its quantisers.
+    pub(super) fn swap_operands(&self) -> Self {
+        QuantDotGeneral {
+            fwd: self.fwd.swapped(),
+            dlhs: self.drhs,
+            drhs: self.dlhs,
+            ..self.clone()
+        }
+    }
+
+    /// Refuses a precision for float products where operands are quantised.
+    pub(super) fn check_precision(&self, precision: Precision) -> Result<()> {
+        if precision != Precision::Default && self.fwd.is_quantized() {
+            return Err(Error::Value {
+                what: "precision",
+                found: format!("{precision:?} together with quantised operands"),
+                expected: "Default: integers are multiplied exactly".into(),
+            });
+        }
+        Ok(())
+    }
+}
