@@ -100,7 +100,91 @@ struct TransposeParams {
     unsigned int reserved;
 };
 
+/* Element types of the epilogue's parts; 0 where there is none. */
+#define IMMA_TYPE_F32 1
+#define IMMA_TYPE_F16 2
+#define IMMA_TYPE_BF16 3
+#define IMMA_TYPE_I32 4
+#define IMMA_TYPE_I8 5
+
+#define IMMA_ACTIVATION_NONE 0
+#define IMMA_ACTIVATION_RELU 1
+#define IMMA_ACTIVATION_SILU 2
+#define IMMA_ACTIVATION_GELU 3
+#define IMMA_ACTIVATION_GELU_TANH 4
+
+/* Which parts have their groups of four columns aligned to one access. */
+#define IMMA_VECTOR_OUTPUT 1
+#define IMMA_VECTOR_RESIDUAL 2
+#define IMMA_VECTOR_COL_SCALES 4
+#define IMMA_VECTOR_COL_SUMS 8
+#define IMMA_VECTOR_BIAS 16
+
+/* epilogue: threads of a block; a thread finishes four columns of a row. */
+#define IMMA_EPILOGUE_THREADS 256
+
+/* What happens to the sums [rows, cols] on their way out: src/epilogue.rs. Absent parts are null. */
+struct EpilogueParams {
+    void *output;
+    const void *residual;
+    const void *bias;        /* [cols] */
+    const float *row_scales; /* read at row * row_step */
+    const float *col_scales; /* read at col * col_step */
+    const int *row_zeros;    /* read at row * zero_step, with col_sums */
+    const int *col_sums;     /* [cols]: the sums of the weights' columns */
+    unsigned long long output_stride;
+    unsigned long long residual_stride;
+    unsigned long long output_batch;   /* elements from one product of a batch to the next */
+    unsigned long long residual_batch;
+    unsigned int row_batch; /* entries from one product's row scales and zero points to the next's */
+    unsigned int col_batch; /* the same for column scales, column sums and bias */
+    unsigned int rows;
+    unsigned int cols;
+    unsigned int row_step;
+    unsigned int col_step;
+    unsigned int zero_step;
+    unsigned int output_type;
+    unsigned int residual_type;
+    unsigned int bias_type;
+    unsigned int activation;
+    unsigned int vectors; /* IMMA_VECTOR_* */
+    float out_multiplier; /* 1 / out_scale, for int8 */
+    unsigned int reserved;
+};
+
+/* epilogue_i32: output = epilogue(sum of `splits` matrices of int32). */
+struct FinishParams {
+    const int *sums;
+    unsigned long long stride;
+    unsigned long long split_stride; /* elements from one split's sums to the next's */
+    unsigned long long batch_stride;
+    unsigned int splits;
+    unsigned int vector; /* whether groups of four sums are 16-byte aligned */
+    struct EpilogueParams epilogue;
+};
+
+/* igemm_sm80_*: a [rows, k] x w [cols, k]^T, rows and cols as in the epilogue. */
+struct IgemmParams {
+    const signed char *a;
+    const signed char *w;
+    int *partial; /* [batch, splits, rows, cols]: the sums of each split, or null to run the epilogue */
+    unsigned long long a_stride;
+    unsigned long long w_stride;
+    unsigned long long a_batch;
+    unsigned long long w_batch;
+    unsigned int k;
+    unsigned int k_split; /* k of a split: a multiple of the tile's */
+    unsigned int splits;
+    unsigned int tiles_m;
+    unsigned int tiles_n;
+    unsigned int group_m; /* rows of tiles that are walked together, for the sake of L2 */
+    struct EpilogueParams epilogue;
+};
+
 #ifdef __CUDACC__
+static_assert(sizeof(EpilogueParams) == 144 && offsetof(EpilogueParams, row_batch) == 88, "layout");
+static_assert(sizeof(FinishParams) == 184 && offsetof(FinishParams, epilogue) == 40, "layout");
+static_assert(sizeof(IgemmParams) == 224 && offsetof(IgemmParams, epilogue) == 80, "layout");
 static_assert(sizeof(QuantizeRowsParams) == 72 && offsetof(QuantizeRowsParams, rows) == 56, "layout");
 static_assert(sizeof(QuantizeColsParams) == 72 && offsetof(QuantizeColsParams, rows) == 56, "layout");
 static_assert(sizeof(QuantizeStaticParams) == 56 && offsetof(QuantizeStaticParams, rows) == 48, "layout");

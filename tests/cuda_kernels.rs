@@ -390,24 +390,6 @@ fn every_kernel_gives_the_bits_of_the_numerics() {
         wrong.join("\n")
     );
 
-    // A kernel that nothing above launched has no test.
-    let launches = device().launches();
-    let total: u64 = launches.iter().map(|(_, n)| n).sum();
-    println!("{} kernels, {total} launches", launches.len());
-    if let Some(fake) = cuda::fake() {
-        for (name, n) in &launches {
-            assert_eq!(
-                fake.launches(Some(name)),
-                *n,
-                "launches of {name} that the driver saw"
-            );
-        }
-    }
-    let known: usize = imma::cuda::images()
-        .iter()
-        .map(|image| image.entries.len())
-        .sum();
-    assert_eq!(launches.len(), known);
-    let idle: Vec<_> = launches.iter().filter(|(_, n)| *n == 0).collect();
-    assert!(idle.is_empty(), "never launched: {idle:?}");
+    // A kernel that nothing launched has no test.
+    cuda::check_all_launched("cuda_kernels");
 }

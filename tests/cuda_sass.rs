@@ -108,6 +108,17 @@ fn kernels_spill_nothing_and_access_16_bytes() {
                     wrong.push(format!("{arch} {name}: generic access ({op})"));
                 }
             }
+            if name.starts_with("igemm_sm80") {
+                // m16n8k32 in int8, and the fragments of both operands by ldmatrix.
+                if !uses("IMMA", "16832") || !uses("IMMA", "S8") || !uses("LDSM", "M88") {
+                    wrong.push(format!("{arch} {name}: no IMMA.16832.S8.S8 or no LDSM"));
+                }
+                let wide = uses("LDGSTS", "128");
+                if wide == name.ends_with("_any") {
+                    wrong.push(format!("{arch} {name}: 16-byte LDGSTS: {wide}"));
+                }
+                continue;
+            }
             if !name.starts_with("dequantize_i8") && !uses("LDG", "128") {
                 wrong.push(format!("{arch} {name}: no 16-byte load"));
             }
@@ -117,6 +128,60 @@ fn kernels_spill_nothing_and_access_16_bytes() {
             }
         }
     }
+    check_tiles(&program, &mut wrong);
     println!("{checked} kernels disassembled");
     assert!(checked > 0 && wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Registers and shared memory of each GEMM instance against what its tile says, so that the blocks it is meant for fit.
+fn check_tiles(program: &Path, wrong: &mut Vec<String>) {
+    let Some(image) = imma::cuda::images().iter().find(|i| i.name == "igemm_sm80") else {
+        return wrong.push("no image igemm_sm80".into());
+    };
+    let file = std::env::temp_dir().join(format!("imma-usage-{}.fatbin", std::process::id()));
+    std::fs::write(&file, image.bytes).unwrap();
+    let output = Command::new(program)
+        .arg("-res-usage")
+        .arg(&file)
+        .output()
+        .unwrap();
+    let _ = std::fs::remove_file(&file);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    // ` Function igemm_sm80_16x64x128:` and then ` REG:108 STACK:0 SHARED:0 LOCAL:0 ...`
+    let (mut name, mut seen) = (String::new(), 0);
+    for line in text.lines().map(str::trim) {
+        if let Some(function) = line.strip_prefix("Function ") {
+            name = function.trim_end_matches(':').to_owned();
+        }
+        let field = |key: &str| -> Option<usize> {
+            let of = line.split_whitespace().find_map(|w| w.strip_prefix(key))?;
+            of.parse().ok()
+        };
+        let (Some(registers), Some(stack)) = (field("REG:"), field("STACK:")) else {
+            continue;
+        };
+        let tile = name
+            .strip_prefix("igemm_sm80_")
+            .and_then(imma::cuda::by_name);
+        let Some(tile) = tile else {
+            wrong.push(format!("{name}: no such tile"));
+            continue;
+        };
+        seen += 1;
+        let held = registers.next_multiple_of(8) * 32 * tile.warps * tile.blocks;
+        // A block takes 1 KiB of shared memory for itself; sm_80 has 164 KiB a multiprocessor.
+        let shared = (tile.shared() + 1024) * tile.blocks;
+        if registers > tile.registers || held > 65_536 || stack > 0 || shared > 164 << 10 {
+            wrong.push(format!("{name}: {line} does not fit {tile:?}"));
+        }
+        if tile.shared() > 99 << 10 {
+            wrong.push(format!(
+                "{name}: more shared memory than sm_86, 89 and 120 have"
+            ));
+        }
+    }
+    if seen == 0 {
+        wrong.push(format!("no resource usage seen: {text}"));
+    }
 }

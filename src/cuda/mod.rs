@@ -4,13 +4,17 @@
 //! `Device` is a GPU with this crate's kernels loaded, and its methods enqueue them on a stream of the caller's,
 //! over memory of the caller's. They allocate nothing and wait for nothing, so they can be captured in a graph.
 //!
-//! The kernels are in `cuda/`, one file each, and give the bits of [`numerics`](crate::numerics).
+//! The kernels are in `cuda/`, one file a family, and give the bits of [`numerics`](crate::numerics).
 
 pub mod status;
 pub use status::{status, Status};
 
 #[cfg(feature = "cuda")]
 mod dequantize;
+#[cfg(feature = "cuda")]
+mod epilogue;
+#[cfg(feature = "cuda")]
+mod igemm;
 #[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
@@ -32,6 +36,8 @@ pub use cudarc;
 #[cfg(feature = "cuda")]
 pub use {
     dequantize::{Dequantize, Integer},
+    epilogue::{DeviceEpilogue, DeviceFloats, OutputElement},
+    igemm::{by_name, choose, Choice, Igemm, Limits, Tile, TILES},
     matrix::Matrix,
     module::{images, Device, Image},
 };

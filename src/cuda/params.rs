@@ -1,4 +1,4 @@
-// Made from cuda/params.h (FNV-1a e79953aca145af14) by bindgen; see cuda/README.md. Not to be edited.
+// Made from cuda/params.h (FNV-1a 47cfd4e6e055ad02) by bindgen; see cuda/README.md. Not to be edited.
 
 pub const IMMA_VECTOR_BYTES: u32 = 16;
 pub const IMMA_ROWS_HELD: u32 = 4;
@@ -10,6 +10,22 @@ pub const IMMA_FLAT_THREADS: u32 = 256;
 pub const IMMA_FLAT_VECTORS: u32 = 4;
 pub const IMMA_TRANSPOSE_TILE: u32 = 128;
 pub const IMMA_TRANSPOSE_THREADS: u32 = 256;
+pub const IMMA_TYPE_F32: u32 = 1;
+pub const IMMA_TYPE_F16: u32 = 2;
+pub const IMMA_TYPE_BF16: u32 = 3;
+pub const IMMA_TYPE_I32: u32 = 4;
+pub const IMMA_TYPE_I8: u32 = 5;
+pub const IMMA_ACTIVATION_NONE: u32 = 0;
+pub const IMMA_ACTIVATION_RELU: u32 = 1;
+pub const IMMA_ACTIVATION_SILU: u32 = 2;
+pub const IMMA_ACTIVATION_GELU: u32 = 3;
+pub const IMMA_ACTIVATION_GELU_TANH: u32 = 4;
+pub const IMMA_VECTOR_OUTPUT: u32 = 1;
+pub const IMMA_VECTOR_RESIDUAL: u32 = 2;
+pub const IMMA_VECTOR_COL_SCALES: u32 = 4;
+pub const IMMA_VECTOR_COL_SUMS: u32 = 8;
+pub const IMMA_VECTOR_BIAS: u32 = 16;
+pub const IMMA_EPILOGUE_THREADS: u32 = 256;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct QuantizeRowsParams {
@@ -270,4 +286,215 @@ const _: () = {
     [
         "Offset of field: TransposeParams::reserved",
     ][::core::mem::offset_of!(TransposeParams, reserved) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct EpilogueParams {
+    pub output: *mut ::core::ffi::c_void,
+    pub residual: *const ::core::ffi::c_void,
+    pub bias: *const ::core::ffi::c_void,
+    pub row_scales: *const f32,
+    pub col_scales: *const f32,
+    pub row_zeros: *const ::core::ffi::c_int,
+    pub col_sums: *const ::core::ffi::c_int,
+    pub output_stride: ::core::ffi::c_ulonglong,
+    pub residual_stride: ::core::ffi::c_ulonglong,
+    pub output_batch: ::core::ffi::c_ulonglong,
+    pub residual_batch: ::core::ffi::c_ulonglong,
+    pub row_batch: ::core::ffi::c_uint,
+    pub col_batch: ::core::ffi::c_uint,
+    pub rows: ::core::ffi::c_uint,
+    pub cols: ::core::ffi::c_uint,
+    pub row_step: ::core::ffi::c_uint,
+    pub col_step: ::core::ffi::c_uint,
+    pub zero_step: ::core::ffi::c_uint,
+    pub output_type: ::core::ffi::c_uint,
+    pub residual_type: ::core::ffi::c_uint,
+    pub bias_type: ::core::ffi::c_uint,
+    pub activation: ::core::ffi::c_uint,
+    pub vectors: ::core::ffi::c_uint,
+    pub out_multiplier: f32,
+    pub reserved: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of EpilogueParams"][::core::mem::size_of::<EpilogueParams>() - 144usize];
+    ["Alignment of EpilogueParams"][::core::mem::align_of::<EpilogueParams>() - 8usize];
+    [
+        "Offset of field: EpilogueParams::output",
+    ][::core::mem::offset_of!(EpilogueParams, output) - 0usize];
+    [
+        "Offset of field: EpilogueParams::residual",
+    ][::core::mem::offset_of!(EpilogueParams, residual) - 8usize];
+    [
+        "Offset of field: EpilogueParams::bias",
+    ][::core::mem::offset_of!(EpilogueParams, bias) - 16usize];
+    [
+        "Offset of field: EpilogueParams::row_scales",
+    ][::core::mem::offset_of!(EpilogueParams, row_scales) - 24usize];
+    [
+        "Offset of field: EpilogueParams::col_scales",
+    ][::core::mem::offset_of!(EpilogueParams, col_scales) - 32usize];
+    [
+        "Offset of field: EpilogueParams::row_zeros",
+    ][::core::mem::offset_of!(EpilogueParams, row_zeros) - 40usize];
+    [
+        "Offset of field: EpilogueParams::col_sums",
+    ][::core::mem::offset_of!(EpilogueParams, col_sums) - 48usize];
+    [
+        "Offset of field: EpilogueParams::output_stride",
+    ][::core::mem::offset_of!(EpilogueParams, output_stride) - 56usize];
+    [
+        "Offset of field: EpilogueParams::residual_stride",
+    ][::core::mem::offset_of!(EpilogueParams, residual_stride) - 64usize];
+    [
+        "Offset of field: EpilogueParams::output_batch",
+    ][::core::mem::offset_of!(EpilogueParams, output_batch) - 72usize];
+    [
+        "Offset of field: EpilogueParams::residual_batch",
+    ][::core::mem::offset_of!(EpilogueParams, residual_batch) - 80usize];
+    [
+        "Offset of field: EpilogueParams::row_batch",
+    ][::core::mem::offset_of!(EpilogueParams, row_batch) - 88usize];
+    [
+        "Offset of field: EpilogueParams::col_batch",
+    ][::core::mem::offset_of!(EpilogueParams, col_batch) - 92usize];
+    [
+        "Offset of field: EpilogueParams::rows",
+    ][::core::mem::offset_of!(EpilogueParams, rows) - 96usize];
+    [
+        "Offset of field: EpilogueParams::cols",
+    ][::core::mem::offset_of!(EpilogueParams, cols) - 100usize];
+    [
+        "Offset of field: EpilogueParams::row_step",
+    ][::core::mem::offset_of!(EpilogueParams, row_step) - 104usize];
+    [
+        "Offset of field: EpilogueParams::col_step",
+    ][::core::mem::offset_of!(EpilogueParams, col_step) - 108usize];
+    [
+        "Offset of field: EpilogueParams::zero_step",
+    ][::core::mem::offset_of!(EpilogueParams, zero_step) - 112usize];
+    [
+        "Offset of field: EpilogueParams::output_type",
+    ][::core::mem::offset_of!(EpilogueParams, output_type) - 116usize];
+    [
+        "Offset of field: EpilogueParams::residual_type",
+    ][::core::mem::offset_of!(EpilogueParams, residual_type) - 120usize];
+    [
+        "Offset of field: EpilogueParams::bias_type",
+    ][::core::mem::offset_of!(EpilogueParams, bias_type) - 124usize];
+    [
+        "Offset of field: EpilogueParams::activation",
+    ][::core::mem::offset_of!(EpilogueParams, activation) - 128usize];
+    [
+        "Offset of field: EpilogueParams::vectors",
+    ][::core::mem::offset_of!(EpilogueParams, vectors) - 132usize];
+    [
+        "Offset of field: EpilogueParams::out_multiplier",
+    ][::core::mem::offset_of!(EpilogueParams, out_multiplier) - 136usize];
+    [
+        "Offset of field: EpilogueParams::reserved",
+    ][::core::mem::offset_of!(EpilogueParams, reserved) - 140usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct FinishParams {
+    pub sums: *const ::core::ffi::c_int,
+    pub stride: ::core::ffi::c_ulonglong,
+    pub split_stride: ::core::ffi::c_ulonglong,
+    pub batch_stride: ::core::ffi::c_ulonglong,
+    pub splits: ::core::ffi::c_uint,
+    pub vector: ::core::ffi::c_uint,
+    pub epilogue: EpilogueParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of FinishParams"][::core::mem::size_of::<FinishParams>() - 184usize];
+    ["Alignment of FinishParams"][::core::mem::align_of::<FinishParams>() - 8usize];
+    [
+        "Offset of field: FinishParams::sums",
+    ][::core::mem::offset_of!(FinishParams, sums) - 0usize];
+    [
+        "Offset of field: FinishParams::stride",
+    ][::core::mem::offset_of!(FinishParams, stride) - 8usize];
+    [
+        "Offset of field: FinishParams::split_stride",
+    ][::core::mem::offset_of!(FinishParams, split_stride) - 16usize];
+    [
+        "Offset of field: FinishParams::batch_stride",
+    ][::core::mem::offset_of!(FinishParams, batch_stride) - 24usize];
+    [
+        "Offset of field: FinishParams::splits",
+    ][::core::mem::offset_of!(FinishParams, splits) - 32usize];
+    [
+        "Offset of field: FinishParams::vector",
+    ][::core::mem::offset_of!(FinishParams, vector) - 36usize];
+    [
+        "Offset of field: FinishParams::epilogue",
+    ][::core::mem::offset_of!(FinishParams, epilogue) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct IgemmParams {
+    pub a: *const ::core::ffi::c_schar,
+    pub w: *const ::core::ffi::c_schar,
+    pub partial: *mut ::core::ffi::c_int,
+    pub a_stride: ::core::ffi::c_ulonglong,
+    pub w_stride: ::core::ffi::c_ulonglong,
+    pub a_batch: ::core::ffi::c_ulonglong,
+    pub w_batch: ::core::ffi::c_ulonglong,
+    pub k: ::core::ffi::c_uint,
+    pub k_split: ::core::ffi::c_uint,
+    pub splits: ::core::ffi::c_uint,
+    pub tiles_m: ::core::ffi::c_uint,
+    pub tiles_n: ::core::ffi::c_uint,
+    pub group_m: ::core::ffi::c_uint,
+    pub epilogue: EpilogueParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of IgemmParams"][::core::mem::size_of::<IgemmParams>() - 224usize];
+    ["Alignment of IgemmParams"][::core::mem::align_of::<IgemmParams>() - 8usize];
+    [
+        "Offset of field: IgemmParams::a",
+    ][::core::mem::offset_of!(IgemmParams, a) - 0usize];
+    [
+        "Offset of field: IgemmParams::w",
+    ][::core::mem::offset_of!(IgemmParams, w) - 8usize];
+    [
+        "Offset of field: IgemmParams::partial",
+    ][::core::mem::offset_of!(IgemmParams, partial) - 16usize];
+    [
+        "Offset of field: IgemmParams::a_stride",
+    ][::core::mem::offset_of!(IgemmParams, a_stride) - 24usize];
+    [
+        "Offset of field: IgemmParams::w_stride",
+    ][::core::mem::offset_of!(IgemmParams, w_stride) - 32usize];
+    [
+        "Offset of field: IgemmParams::a_batch",
+    ][::core::mem::offset_of!(IgemmParams, a_batch) - 40usize];
+    [
+        "Offset of field: IgemmParams::w_batch",
+    ][::core::mem::offset_of!(IgemmParams, w_batch) - 48usize];
+    [
+        "Offset of field: IgemmParams::k",
+    ][::core::mem::offset_of!(IgemmParams, k) - 56usize];
+    [
+        "Offset of field: IgemmParams::k_split",
+    ][::core::mem::offset_of!(IgemmParams, k_split) - 60usize];
+    [
+        "Offset of field: IgemmParams::splits",
+    ][::core::mem::offset_of!(IgemmParams, splits) - 64usize];
+    [
+        "Offset of field: IgemmParams::tiles_m",
+    ][::core::mem::offset_of!(IgemmParams, tiles_m) - 68usize];
+    [
+        "Offset of field: IgemmParams::tiles_n",
+    ][::core::mem::offset_of!(IgemmParams, tiles_n) - 72usize];
+    [
+        "Offset of field: IgemmParams::group_m",
+    ][::core::mem::offset_of!(IgemmParams, group_m) - 76usize];
+    [
+        "Offset of field: IgemmParams::epilogue",
+    ][::core::mem::offset_of!(IgemmParams, epilogue) - 80usize];
 };

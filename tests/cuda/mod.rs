@@ -39,6 +39,42 @@ pub fn stream() -> Arc<CudaStream> {
     device().context().new_stream().unwrap()
 }
 
+/// Which test launches the kernels of which image: together they are all there are.
+pub const OWNERS: [(&str, &str); 7] = [
+    ("dequantize", "cuda_kernels"),
+    ("quantize_cols", "cuda_kernels"),
+    ("quantize_rows", "cuda_kernels"),
+    ("quantize_static", "cuda_kernels"),
+    ("transpose_s8", "cuda_kernels"),
+    ("epilogue", "cuda_igemm"),
+    ("igemm_sm80", "cuda_igemm"),
+];
+
+/// Fails when a kernel of an image that this test owns was never launched, or when nobody owns an image.
+pub fn check_all_launched(test: &str) {
+    let launches = device().launches();
+    let (mut kernels, mut total, mut idle) = (0, 0, Vec::new());
+    for image in imma::cuda::images() {
+        let owner = OWNERS.iter().find(|(name, _)| *name == image.name);
+        let (_, owner) = owner.unwrap_or_else(|| panic!("no test launches cuda/{}.cu", image.name));
+        for entry in image.entries.iter().filter(|_| *owner == test) {
+            let count = launches.iter().find(|(name, _)| name == entry);
+            let count = count.map_or(0, |(_, count)| *count);
+            kernels += 1;
+            total += count;
+            if let Some(fake) = fake() {
+                let seen = fake.launches(Some(entry));
+                assert_eq!(seen, count, "launches of {entry} that the driver saw");
+            }
+            if count == 0 {
+                idle.push(*entry);
+            }
+        }
+    }
+    println!("{kernels} kernels, {total} launches");
+    assert!(kernels > 0 && idle.is_empty(), "never launched: {idle:?}");
+}
+
 /// SplitMix64: small, seeded, good enough to choose test data.
 pub struct Random(pub u64);
 
@@ -154,6 +190,18 @@ impl<T: DeviceRepr + Copy + PartialEq + std::fmt::Debug> Placed<T> {
             2 => (random.below(33), cols),
             _ => (random.below(33), cols + random.below(19)),
         };
+        Self::at(stream, data, [rows, cols], gap, offset, stride)
+    }
+
+    /// `data` from element `offset` on, rows `stride` apart.
+    pub fn at(
+        stream: &Arc<CudaStream>,
+        data: &[T],
+        [rows, cols]: [usize; 2],
+        gap: T,
+        offset: usize,
+        stride: usize,
+    ) -> Self {
         let mut host = vec![gap; offset + rows * stride + 17];
         for r in 0..rows {
             host[offset + r * stride..][..cols].copy_from_slice(&data[r * cols..][..cols]);
@@ -240,6 +288,10 @@ pub struct Geometry {
 }
 
 impl Geometry {
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
     pub fn over<S>(&self, data: S) -> Matrix<S> {
         Matrix::new(data, self.rows, self.cols).with_stride(self.stride)
     }

@@ -1,0 +1,106 @@
+//! Which instance, and into how many parts K is split: a pure function of problem and device.
+
+use super::tile::{Tile, TILES};
+use std::fmt;
+
+/// What the choice needs to know of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Multiprocessors.
+    pub multiprocessors: usize,
+    /// Dynamic shared memory that a block may have, in bytes.
+    pub shared: usize,
+}
+
+/// An instance and a split, with what spoke for them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct Choice {
+    /// The instance.
+    pub tile: &'static Tile,
+    /// Parts of K, each a block's.
+    pub splits: usize,
+    /// Blocks of the launch.
+    pub blocks: usize,
+    /// Rounds in which the device runs them.
+    pub waves: f64,
+    /// The model's estimate, in clocks of a multiprocessor at full integer rate; for comparing choices alone.
+    pub clocks: f64,
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "igemm_sm80 {} split {}: {} blocks, {:.2} waves, {:.0} clocks by the model",
+            self.tile.name, self.splits, self.blocks, self.waves, self.clocks
+        )
+    }
+}
+
+/// Multiply-adds a clock that one multiprocessor's tensor cores do (sm_80).
+const RATE: f64 = 2048.0;
+/// Bytes a clock from L2 to one multiprocessor.
+const L2: f64 = 46.0;
+/// Clocks before the first multiply-add and after the last: fill of the pipeline and epilogue.
+const FIXED: f64 = 1500.0;
+
+/// The choice for `[m, k] x [k, n]`, `aligned` operands or not.
+///
+/// A block costs the longer of its multiply-adds and its reads, and its share of the epilogue; blocks run in waves.
+/// Splitting K pays where blocks are fewer than multiprocessors, and costs the sums' way through memory.
+pub fn choose(m: usize, n: usize, k: usize, aligned: bool, limits: Limits) -> Choice {
+    let mut best: Option<Choice> = None;
+    for tile in TILES.iter().filter(|tile| tile.aligned == aligned) {
+        if tile.shared() > limits.shared {
+            continue;
+        }
+        let tiles = m.div_ceil(tile.m) * n.div_ceil(tile.n);
+        let steps = k.div_ceil(tile.k).max(1);
+        // At least four stages a part, so that the pipeline fills.
+        let most = (steps / 4).clamp(1, 32);
+        for splits in 1..=most {
+            let part = steps.div_ceil(splits);
+            if splits > 1 && steps.div_ceil(part) != splits {
+                continue; // the last part would be empty
+            }
+            let choice = estimate(tile, tiles, splits, part, m * n, limits);
+            if best.is_none_or(|b| choice.clocks < b.clocks) {
+                best = Some(choice);
+            }
+        }
+    }
+    // The smallest tiles need 40 KiB, which every device since compute capability 8.0 has.
+    best.unwrap_or_else(|| estimate(&TILES[0], 1, 1, 1, m * n, limits))
+}
+
+fn estimate(
+    tile: &'static Tile,
+    tiles: usize,
+    splits: usize,
+    part: usize,
+    outputs: usize,
+    limits: Limits,
+) -> Choice {
+    let sms = limits.multiprocessors.max(1) as f64;
+    let blocks = tiles * splits;
+    let depth = (part * tile.k) as f64;
+    let multiply = (tile.m * tile.n) as f64 * depth / RATE;
+    let read = (tile.m + tile.n) as f64 * depth / L2;
+    let epilogue = (tile.m * tile.n * 4) as f64 / L2;
+    // Blocks beside each other on a multiprocessor share its rates.
+    let waves = (blocks as f64 / sms).ceil();
+    let mut clocks = waves * (multiply.max(read) + epilogue) + FIXED;
+    if splits > 1 {
+        // Written once and read once, by all multiprocessors, in another launch.
+        clocks += 2.0 * (outputs * 4 * splits) as f64 / (L2 * sms) + FIXED;
+    }
+    Choice {
+        tile,
+        splits,
+        blocks,
+        waves: blocks as f64 / (sms * tile.blocks as f64),
+        clocks,
+    }
+}

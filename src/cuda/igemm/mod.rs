@@ -1,0 +1,220 @@
+//! The int8 GEMM on tensor cores: `cuda/igemm_sm80.cu`.
+//!
+//! ```text
+//!   tile      the instances, as data        choose    which one and which split, a pure function
+//! ```
+
+mod choose;
+mod tile;
+
+pub use choose::{choose, Choice, Limits};
+pub use tile::{by_name, Tile, TILES};
+
+use super::epilogue::{DeviceEpilogue, OutputElement};
+use super::launch::{driver, narrow, Geometry, PreparedLaunch};
+use super::matrix::Matrix;
+use super::module::Device;
+use super::params::IgemmParams;
+use crate::error::{Error, Result};
+use crate::numerics::{MAX_K, MAX_K_ZERO_POINT};
+use cudarc::driver::sys::CUdevice_attribute as Attribute;
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut};
+
+/// Rows of tiles that blocks walk together.
+const GROUP_M: usize = 8;
+
+/// An instance and the parts of K for one product: from [`choose`], or named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Igemm {
+    /// The instance.
+    pub tile: &'static Tile,
+    /// Parts into which K is split, at least 1. The sums are exact, so every split gives the same bits.
+    pub splits: usize,
+}
+
+impl Igemm {
+    /// int32 elements of workspace that an `[m, n]` product needs: the sums of each part, none without a split.
+    pub fn workspace(&self, m: usize, n: usize) -> usize {
+        if self.splits <= 1 {
+            0
+        } else {
+            self.splits * m * n
+        }
+    }
+}
+
+impl Device {
+    /// What [`choose`] needs to know of this device.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] when the driver refuses.
+    pub fn limits(&self) -> Result<Limits> {
+        let get = |attribute| {
+            let value = self.context().attribute(attribute);
+            value
+                .map(|v| usize::try_from(v).unwrap_or(0))
+                .map_err(driver("cuDeviceGetAttribute"))
+        };
+        Ok(Limits {
+            multiprocessors: get(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared: get(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        })
+    }
+
+    /// `output = epilogue(a x w^T)`: int8 `a` `[M, K]` and `w` `[N, K]` (K-major, as [`transpose_s8`](Self::transpose_s8)
+    /// and [`quantize_cols`](Self::quantize_cols) write it), exact int32 sums, any shape, offset and stride.
+    ///
+    /// `workspace` holds at least [`Igemm::workspace`] elements; what it holds before and after means nothing. Enqueues one
+    /// launch, two with a split; allocates nothing and waits for nothing, so it can be captured in a graph.
+    ///
+    /// ```no_run
+    /// # use imma::cuda::{choose, Device, DeviceEpilogue, Igemm, Matrix};
+    /// let device = Device::open(0)?;
+    /// let stream = device.context().default_stream();
+    /// # let error = |e| panic!("{e:?}");
+    /// let a = stream.clone_htod(&vec![1i8; 64 * 256]).unwrap_or_else(error);
+    /// # let error = |e| panic!("{e:?}");
+    /// let w = stream.clone_htod(&vec![2i8; 32 * 256]).unwrap_or_else(error);
+    /// # let error = |e| panic!("{e:?}");
+    /// let mut out = stream.alloc_zeros::<i32>(64 * 32).unwrap_or_else(error);
+    /// let choice = choose(64, 32, 256, true, device.limits()?);
+    /// device.igemm(
+    ///     &stream,
+    ///     Igemm { tile: choice.tile, splits: 1 },
+    ///     Matrix::new(&a, 64, 256),
+    ///     Matrix::new(&w, 32, 256),
+    ///     Matrix::new(&mut out, 64, 32),
+    ///     &DeviceEpilogue::default(),
+    ///     None,
+    /// )?;
+    /// # Ok::<(), imma::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`], [`Error::KTooLong`], [`Error::Length`] and [`Error::Value`] for what does not fit (an aligned
+    /// instance refuses operands that are not), [`Error::Epilogue`] for parts that do not go with the output type. After an
+    /// error nothing was enqueued.
+    #[allow(clippy::too_many_arguments)]
+    pub fn igemm<O: OutputElement>(
+        &self,
+        stream: &CudaStream,
+        igemm: Igemm,
+        a: Matrix<&impl DevicePtr<i8>>,
+        w: Matrix<&impl DevicePtr<i8>>,
+        mut output: Matrix<&mut impl DevicePtrMut<O>>,
+        epilogue: &DeviceEpilogue<'_>,
+        workspace: Option<&mut CudaSlice<i32>>,
+    ) -> Result<()> {
+        let Igemm { tile, splits } = igemm;
+        let (m, n, k) = (a.rows, w.rows, a.cols);
+        a.check("a", self, a.data)?;
+        w.check("w", self, w.data)?;
+        if w.cols != k {
+            return Err(Error::ShapeMismatch {
+                op: "igemm",
+                lhs: vec![m, k],
+                rhs: vec![n, w.cols],
+                expected: format!("weights [N, K] with K = {k}"),
+            });
+        }
+        if (output.rows, output.cols) != (m, n) {
+            return Err(Error::Shape {
+                op: "igemm",
+                what: "the output",
+                found: vec![output.rows, output.cols],
+                expected: format!("[{m}, {n}]"),
+            });
+        }
+        let (limit, operands) = match epilogue.row_zero_points {
+            Some(_) => (MAX_K_ZERO_POINT, "int8 operands with zero points"),
+            None => (MAX_K, "int8 operands"),
+        };
+        if k > limit {
+            return Err(Error::KTooLong {
+                found: k,
+                limit,
+                operands,
+            });
+        }
+        let needed = igemm.workspace(m, n);
+        let found = workspace.as_ref().map_or(0, |w| w.len());
+        if splits == 0 || found < needed {
+            return Err(Error::Value {
+                what: "splits and workspace",
+                found: format!("{splits} splits, {found} elements of workspace"),
+                expected: format!("at least 1 split and {needed} elements"),
+            });
+        }
+        let (a_address, _a) = a.data.device_ptr(stream);
+        let (w_address, _w) = w.data.device_ptr(stream);
+        if tile.aligned {
+            // The stride of a single row is never used.
+            let fits = |address: u64, rows: usize, stride: usize| {
+                address.is_multiple_of(16) && (rows <= 1 || stride.is_multiple_of(16))
+            };
+            if !fits(a_address, m, a.stride) || !fits(w_address, n, w.stride) {
+                return Err(Error::Value {
+                    what: "alignment",
+                    found: format!(
+                        "a at {a_address:#x} stride {}, w at {w_address:#x} stride {}",
+                        a.stride, w.stride
+                    ),
+                    expected: format!(
+                        "multiples of 16 bytes for the instance {}; those named _any take any",
+                        tile.name
+                    ),
+                });
+            }
+        }
+        let prepared = epilogue.prepare(self, stream, &mut output)?;
+        if m == 0 || n == 0 {
+            return Ok(());
+        }
+        let mut workspace = workspace.map(|w| w.device_ptr_mut(stream));
+        let partial = match &mut workspace {
+            Some((address, _)) if splits > 1 => *address,
+            _ => 0,
+        };
+        let k_split = k.div_ceil(tile.k).div_ceil(splits).max(1) * tile.k;
+        let (tiles_m, tiles_n) = (m.div_ceil(tile.m), n.div_ceil(tile.n));
+        let geometry = Geometry {
+            grid: (tiles_m as u64 * tiles_n as u64, splits as u64),
+            block: (32 * tile.warps as u32, 1),
+            dynamic_shared: tile.shared() as u32,
+        };
+        let params = IgemmParams {
+            a: a_address as *const _,
+            w: w_address as *const _,
+            partial: partial as *mut _,
+            a_stride: a.stride as u64,
+            w_stride: w.stride as u64,
+            a_batch: 0,
+            w_batch: 0,
+            k: narrow("k", k)?,
+            k_split: narrow("k of a split", k_split)?,
+            splits: narrow("splits", splits)?,
+            tiles_m: narrow("tiles", tiles_m)?,
+            tiles_n: narrow("tiles", tiles_n)?,
+            group_m: GROUP_M as u32,
+            epilogue: prepared.params,
+        };
+        let launch = PreparedLaunch::new(self, stream, tile.entry, geometry, params)?;
+        // SAFETY: operands, output and every part of the epilogue were checked against the shape, the workspace against
+        // the splits; all guards live here.
+        unsafe { launch.enqueue()? };
+        if splits > 1 {
+            // SAFETY: the launch before writes all of `[splits, m, n]`; the rest as above.
+            unsafe {
+                self.finish(
+                    stream,
+                    partial,
+                    n as u64,
+                    splits as u32,
+                    (m * n) as u64,
+                    prepared.params,
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
