@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cuda/X.cu --nvcc--> OUT_DIR/X.fatbin (one cubin an architecture, PTX of the lowest) --include_bytes!--> IMAGES
+//! cuda/X_sm90.cu     the same for 90a alone, PTX included; left out where 90a is not asked for
 //! cuda/params.h --bindgen (feature `bindgen`)--> OUT_DIR/params.rs, whose committed copy is src/cuda/params.rs
 //! ```
 //!
@@ -67,6 +68,10 @@ mod kernels {
         }
         let nvcc = Nvcc::find()?;
         let archs = archs(&nvcc)?;
+        let sources: Vec<PathBuf> = sources
+            .into_iter()
+            .filter(|source| !is_sm90(source) || archs.iter().any(|arch| arch == "90a"))
+            .collect();
         let images = compile_all(&nvcc, &sources, &archs)?;
         write_index(&images, &archs, nvcc.version)
     }
@@ -80,6 +85,14 @@ mod kernels {
             .collect();
         sources.sort();
         Ok(sources)
+    }
+
+    /// Whether a source uses what only `90a` has.
+    fn is_sm90(source: &Path) -> bool {
+        source
+            .file_stem()
+            .and_then(OsStr::to_str)
+            .is_some_and(|name| name.ends_with("_sm90"))
     }
 
     struct Nvcc {
@@ -258,6 +271,8 @@ mod kernels {
         if env::var_os("IMMA_CUDA_LINEINFO").is_some() {
             command.arg("-lineinfo");
         }
+        let only = [String::from("90a")];
+        let archs = if is_sm90(source) { &only } else { archs };
         for (i, arch) in archs.iter().enumerate() {
             // The lowest also as PTX, in the clear: a newer device compiles it, the emulator reads it.
             let ptx = if i == 0 {

@@ -198,6 +198,15 @@ pub enum FloatSlice<'a> {
 }
 
 impl FloatSlice<'_> {
+    /// The type of its elements.
+    pub fn dtype(&self) -> DType {
+        match self {
+            FloatSlice::F32(_) => DType::F32,
+            FloatSlice::F16(_) => DType::F16,
+            FloatSlice::BF16(_) => DType::BF16,
+        }
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         match self {

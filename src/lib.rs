@@ -17,6 +17,8 @@
 //! ```
 
 pub mod activation;
+#[cfg(feature = "safetensors")]
+pub mod checkpoint;
 pub mod cpu;
 pub mod cuda;
 pub mod element;
@@ -41,8 +43,9 @@ pub use ops::{
     default_backend, einsum, einsum_vjp, matmul, matmul_float, matmul_true_int8,
     matmul_true_int8_on, matmul_vjp, q_matmul_int8, q_matmul_int8_as, q_matmul_int8_as_on,
     q_matmul_int8_on, quant_int8, Accumulate, DimensionNumbers, DotGeneral, FloatDotGeneral,
-    FrozenOperand, GradientDims, Int8Linear, MatmulShape, OperandQuant, Precision, ProductQuant,
-    Pullback, QuantDotGeneral, QuantDotGeneralBuilder, QuantGradient, SharedAxes, Side,
+    FrozenOperand, GradientDims, GroupedLinear, Int8Linear, MatmulShape, OperandQuant,
+    OutlierLinear, Precision, ProductQuant, Pullback, QuantDotGeneral, QuantDotGeneralBuilder,
+    QuantGradient, SharedAxes, Side,
 };
 pub use rounding::Rounding;
 

@@ -162,6 +162,24 @@ pub fn quantize_static(x: ArrayView2<'_, f32>, scale: f32) -> Quantized {
     }
 }
 
+/// One scale and zero point that are known beforehand for all rows.
+pub fn quantize_static_asymmetric(
+    x: ArrayView2<'_, f32>,
+    scale: f32,
+    zero_point: i32,
+) -> Quantized {
+    let multiplier = 1.0 / scale;
+    Quantized {
+        q: x.mapv(|x| {
+            let steps = f64::from((x * multiplier).round_ties_even());
+            let steps = if steps.is_nan() { 0.0 } else { steps };
+            (steps + f64::from(zero_point)).clamp(-128.0, 127.0) as i8
+        }),
+        scales: vec![scale; x.nrows()],
+        zero_points: vec![zero_point; x.nrows()],
+    }
+}
+
 impl Quantized {
     fn zeros(rows: usize, columns: usize, slices: usize) -> Self {
         Quantized {
@@ -216,6 +234,9 @@ pub fn gemm(
                 ActivationQuant::PerToken => quantize_rows(data.view()),
                 ActivationQuant::PerTokenAsymmetric => quantize_rows_asymmetric(data.view()),
                 ActivationQuant::Static { scale } => quantize_static(data.view(), *scale),
+                ActivationQuant::StaticAsymmetric { scale, zero_point } => {
+                    quantize_static_asymmetric(data.view(), *scale, *zero_point)
+                }
             }
         }
     };
@@ -317,7 +338,7 @@ mod tests {
         let a = Array2::from_elem((1, 131_071), -128i8);
         assert_eq!(matmul_i32(a.view(), a.t())[[0, 0]], 131_071 * 16_384);
         let empty = matmul_i32(Array2::zeros((2, 0)).view(), Array2::zeros((0, 3)).view());
-        assert_eq!(empty, Array2::zeros((2, 3)));
+        assert_eq!(empty, Array2::<i32>::zeros((2, 3)));
     }
 
     #[test]

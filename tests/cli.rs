@@ -411,3 +411,87 @@ fn info_names_the_chosen_kernel() {
     assert!(chosen[0].contains(imma::Cpu::new().leaf()), "{said}");
     assert!(said.contains("cuda"), "{said}");
 }
+
+/// On the emulated driver, which the command finds in place of a GPU's.
+#[cfg(feature = "cuda")]
+#[test]
+fn the_device_computes_what_the_cpu_does() {
+    let driver = fake_cuda::install::folder().unwrap();
+    let dir = Folder::new("device");
+    npy::write(dir.path("a.npy"), bytes(3, 37, 1).view().into_dyn()).unwrap();
+    npy::write(dir.path("w.npy"), bytes(37, 5, 2).view().into_dyn()).unwrap();
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_imma"))
+            .args(args)
+            .env("LD_LIBRARY_PATH", &driver)
+            .current_dir(dir.path("."))
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let mut found = Vec::new();
+    for device in ["cpu", "cuda:0", "auto"] {
+        let said = run(&[
+            "matmul", "a.npy", "w.npy", "--device", device, "-o", "out.npy",
+        ]);
+        assert_eq!(said.contains("cuBLASLt"), device != "cpu", "{said}");
+        found.push(read_i32(&dir.path("out.npy")));
+    }
+    assert_eq!(found[0], found[1]);
+    assert_eq!(found[0], found[2]);
+    let plan = run(&["info", "--plan", "16", "4096", "8192"]);
+    assert!(
+        plan.contains("sm_90") && plan.contains("workspace"),
+        "{plan}"
+    );
+}
+
+#[test]
+fn quantize_takes_a_models_folder() {
+    let dir = Folder::new("model");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoints/floats");
+    let out = dir.path("w8a8");
+    let quantize = |more: &[&str]| {
+        let paths = [model.to_str().unwrap(), "-o", out.to_str().unwrap()];
+        imma(&[&["quantize"], &paths[..], more].concat())
+    };
+    refused(
+        &quantize(&["--asymmetric"]),
+        &["--asymmetric", "for a tensor only"],
+    );
+    refused(
+        &quantize(&["--granularity", "per-token"]),
+        &["--granularity"],
+    );
+    assert!(!out.exists());
+    let bad = quantize(&["--include", "re:("]);
+    assert_eq!(bad.status.code(), Some(2));
+    let shown = ok(quantize(&[
+        "--include",
+        "*",
+        "--exclude",
+        "embed",
+        "--calibration",
+        "mse:20",
+    ]));
+    for part in [
+        "| down ",
+        "| up ",
+        "| lm_head ",
+        "3 layers quantised, 1 matrices left as they were",
+    ] {
+        assert!(shown.contains(part), "'{part}' is not in: {shown}");
+    }
+    let checkpoint = imma::checkpoint::Checkpoint::open(&out).unwrap();
+    assert_eq!(checkpoint.int8_layers(), ["down", "lm_head", "up"]);
+    refused(&quantize(&[]), &["a folder that is not empty"]);
+    let x = dir.path("x.npy");
+    npy::write(&x, arr1(&[1.0f32]).into_dyn().view()).unwrap();
+    let paths = [x.to_str().unwrap(), "-o", "y.npz", "--include", "*"];
+    refused(
+        &imma(&[&["quantize"], &paths[..]].concat()),
+        &["for a model's folder only"],
+    );
+}

@@ -585,6 +585,7 @@ fn lhs() -> impl Strategy<Value = LhsKind> {
         2 => Just(ActivationQuant::PerToken),
         1 => Just(ActivationQuant::PerTokenAsymmetric),
         1 => Just(ActivationQuant::Static { scale: 0.0123 }),
+        1 => (-128i32..=127).prop_map(|zero_point| ActivationQuant::StaticAsymmetric { scale: 0.0123, zero_point }),
     ];
     prop_oneof![
         Just(LhsKind::Int8),

@@ -563,7 +563,7 @@ fn empty_arrays_have_products_and_gradients() {
         ] {
             let (y, back) =
                 matmul_vjp(a.view(), b.view(), Precision::Default, &dot_general).unwrap();
-            assert_eq!(y, ArrayD::zeros(vec![m, n]));
+            assert_eq!(y, ArrayD::<f32>::zeros(vec![m, n]));
             let (da, db) = back.backward(y.view()).unwrap();
             assert_eq!((da.shape(), db.shape()), (a.shape(), b.shape()));
         }

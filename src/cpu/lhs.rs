@@ -202,6 +202,14 @@ fn quantize_row(row: &[f32], quant: ActivationQuant, out: &mut [i8]) -> (f32, i3
             }
             (scale, 0)
         }
+        ActivationQuant::StaticAsymmetric { scale, zero_point } => {
+            let multiplier = 1.0 / scale;
+            for (q, x) in out.iter_mut().zip(row) {
+                let x = if x.is_nan() { 0.0 } else { *x };
+                *q = numerics::quantize_asymmetric(x, multiplier, zero_point);
+            }
+            (scale, zero_point)
+        }
         ActivationQuant::PerTokenAsymmetric => {
             // NaN and infinity show in absmax; minimum and maximum may then be anything.
             let absmax = numerics::absmax(row.iter().copied());

@@ -5,7 +5,8 @@
 //!   leaf      the dot-product trait; avx512_vnni, vnni256, avx2, neon, portable: its leaves
 //!   lhs, rhs  quantise and pack rows, columns        interleave  the byte order of both
 //!   driver    the loops and who runs them            threads     where threads come from
-//!   store     epilogue and output of a tile          peak        what a leaf reaches at most
+//!   store     epilogue and output of a tile          grouped     weights with scales along K
+//!   peak      what a leaf reaches at most
 //! ```
 //!
 //! The same bits come out for any leaf, number of threads and way of packing.
@@ -15,6 +16,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
 mod driver;
+mod grouped;
 mod interleave;
 mod leaf;
 mod lhs;
@@ -29,6 +31,7 @@ mod threads;
 #[cfg(target_arch = "x86_64")]
 mod vnni256;
 
+pub(crate) use grouped::{Finish, GroupedWeights};
 pub use select::LeafInfo;
 
 use crate::element::{DType, FloatView, OutputMut};
@@ -143,6 +146,24 @@ impl Cpu {
     /// The number of threads in use.
     pub fn threads(&self) -> usize {
         self.threads.count()
+    }
+
+    /// Applies an activation function to a slice in place, with the leaf's instructions: the bits of
+    /// [`Activation::apply`](crate::Activation::apply), many times faster where that has to emulate fused
+    /// multiply-adds.
+    ///
+    /// ```
+    /// use imma::{Activation, Cpu};
+    /// let mut x = [-1.0f32, 0.0, 2.5];
+    /// let want = x.map(|x| Activation::Gelu.apply(x));
+    /// Cpu::new().activate(Activation::Gelu, &mut x);
+    /// assert_eq!(x, want);
+    /// ```
+    pub fn activate(&self, activation: crate::Activation, x: &mut [f32]) {
+        with_leaf!(self.kernel, leaf => leaf.vectorize(
+            #[inline(always)]
+            || activation.apply_row(x)
+        ));
     }
 
     fn layout(&self) -> leaf::Layout {

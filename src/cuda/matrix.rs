@@ -1,8 +1,10 @@
 //! Row-major matrices in device memory.
 
+use super::launch::same_context;
 use super::module::Device;
 use crate::error::{Error, Result};
-use cudarc::driver::DeviceSlice;
+use cudarc::driver::{CudaContext, DeviceSlice};
+use std::sync::Arc;
 
 /// A row-major matrix over a device slice: element `(r, c)` is at `r * stride + c`.
 ///
@@ -31,6 +33,31 @@ impl<S> Matrix<S> {
     pub fn with_stride(mut self, stride: usize) -> Self {
         self.stride = stride;
         self
+    }
+
+    /// The same matrix, by reference to its data.
+    pub(super) fn by_ref(&self) -> Matrix<&S> {
+        self.over(&self.data)
+    }
+
+    /// The same rows and columns over other data.
+    pub(super) fn over<D>(&self, data: D) -> Matrix<D> {
+        Matrix {
+            data,
+            rows: self.rows,
+            cols: self.cols,
+            stride: self.stride,
+        }
+    }
+
+    /// The same rows and columns, the data changed.
+    pub(super) fn map<D>(self, change: impl FnOnce(S) -> D) -> Matrix<D> {
+        Matrix {
+            data: change(self.data),
+            rows: self.rows,
+            cols: self.cols,
+            stride: self.stride,
+        }
     }
 
     /// Whether the rows touch, so that the matrix is one run of elements.
@@ -86,6 +113,24 @@ pub(super) fn check_vector<T>(
         found: data.len(),
         expected,
     })
+}
+
+/// Checks that a slice of this context has at least so many elements; `None` is more than any has.
+pub(super) fn check_span<T>(
+    what: &'static str,
+    context: &Arc<CudaContext>,
+    data: &(impl DeviceSlice<T> + ?Sized),
+    needed: Option<usize>,
+) -> Result<()> {
+    same_context(what, context, data.stream().context())?;
+    match needed {
+        Some(needed) if needed <= data.len() => Ok(()),
+        _ => Err(Error::Length {
+            what,
+            found: data.len(),
+            expected: needed.unwrap_or(usize::MAX),
+        }),
+    }
 }
 
 /// Checks that an address fits its element type: a view made by reinterpreting bytes need not.

@@ -2,7 +2,9 @@
 //!
 //! [`status()`] says whether and why not, in every build and on every machine. The rest exists with the feature:
 //! `Device` is a GPU with this crate's kernels loaded, and its methods enqueue them on a stream of the caller's,
-//! over memory of the caller's. They allocate nothing and wait for nothing, so they can be captured in a graph.
+//! over memory of the caller's. `Plan` is a product of one shape with everything decided beforehand. A kernel's method
+//! and a plan's run allocate nothing and wait for nothing, so they can be captured in a graph. A `Device` is also a
+//! [`Backend`](crate::Backend): every operation over ndarray runs on it as on the CPU, with the same bits.
 //!
 //! The kernels are in `cuda/`, one file a family, and give the bits of [`numerics`](crate::numerics).
 
@@ -10,17 +12,41 @@ pub mod status;
 pub use status::{status, Status};
 
 #[cfg(feature = "cuda")]
+mod autotune;
+#[cfg(feature = "cuda")]
+mod backend;
+#[cfg(feature = "cuda")]
+mod choice_cache;
+#[cfg(feature = "cuda")]
+mod choose;
+#[cfg(feature = "cuda")]
+pub mod cublaslt;
+#[cfg(feature = "cuda")]
 mod dequantize;
 #[cfg(feature = "cuda")]
+mod device;
+#[cfg(feature = "cuda")]
 mod epilogue;
+#[cfg(feature = "cuda")]
+mod finish;
 #[cfg(feature = "cuda")]
 mod igemm;
 #[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
+mod linear;
+#[cfg(feature = "cuda")]
 mod matrix;
 #[cfg(feature = "cuda")]
 mod module;
+#[cfg(feature = "cuda")]
+mod operand;
+#[cfg(feature = "cuda")]
+mod ops;
+#[cfg(feature = "cuda")]
+mod plan;
+#[cfg(feature = "cuda")]
+mod plan_check;
 #[cfg(feature = "cuda")]
 mod quantize_cols;
 #[cfg(feature = "cuda")]
@@ -28,18 +54,33 @@ mod quantize_rows;
 #[cfg(feature = "cuda")]
 mod quantize_static;
 #[cfg(feature = "cuda")]
+mod spec;
+#[cfg(feature = "cuda")]
+mod sums;
+#[cfg(feature = "cuda")]
 mod transpose_s8;
+#[cfg(feature = "cuda")]
+mod weights;
+#[cfg(feature = "cuda")]
+mod workspace;
 
 /// The bindings that the device methods take their streams and slices from.
 #[cfg(feature = "cuda")]
 pub use cudarc;
 #[cfg(feature = "cuda")]
 pub use {
+    choice_cache::{CacheKey, ChoiceCache},
     dequantize::{Dequantize, Integer},
+    device::Properties,
     epilogue::{DeviceEpilogue, DeviceFloats, OutputElement},
     igemm::{by_name, choose, Choice, Igemm, Limits, Tile, TILES},
+    linear::Int8Linear,
     matrix::Matrix,
     module::{images, Device, Image},
+    operand::{DeviceElement, DeviceFloatView, DeviceLhs, DeviceOutput, FloatBuffer, Operands},
+    plan::Plan,
+    spec::{Algorithm, Input, Spec},
+    weights::{DeviceWeights, WeightOrder},
 };
 
 /// Parameter structs and constants of `cuda/params.h`.

@@ -1,5 +1,6 @@
 //! The compiled kernels in this crate, and a device with all of them loaded.
 
+use super::device::{Late, Properties};
 use super::launch::{self, driver};
 use super::status::device_status;
 use crate::error::{Error, Result};
@@ -9,7 +10,7 @@ use cudarc::driver::sys::{
 use cudarc::driver::{CudaContext, CudaFunction, DeviceSlice};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// What nvcc made of one `cuda/*.cu`: a fatbin with a cubin an architecture, and PTX of the lowest in the clear.
 #[derive(Debug)]
@@ -76,6 +77,10 @@ pub(super) struct Kernel {
 pub struct Device {
     context: Arc<CudaContext>,
     kernels: HashMap<&'static str, Kernel>,
+    /// Itself, for what outlives a borrow.
+    pub(super) this: Weak<Device>,
+    pub(super) properties: Properties,
+    pub(super) late: Late,
 }
 
 impl Device {
@@ -105,8 +110,19 @@ impl Device {
         let limit = context
             .attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)
             .map_err(driver("cuDeviceGetAttribute"))?;
+        let capability = |which| {
+            context
+                .attribute(which)
+                .map_err(driver("cuDeviceGetAttribute"))
+        };
+        let hopper = (
+            capability(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            capability(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ) == (9, 0);
         let mut kernels = HashMap::new();
-        for image in images() {
+        // Code for 90a runs on that very capability.
+        let usable = |image: &&Image| hopper || !image.name.ends_with("_sm90");
+        for image in images().iter().filter(usable) {
             let binary = cudarc::nvrtc::Ptx::from_binary(image.bytes.to_vec());
             let module = context
                 .load_module(binary)
@@ -139,23 +155,19 @@ impl Device {
                 kernels.insert(*entry, kernel);
             }
         }
-        Ok(Arc::new(Device {
+        let properties = Properties::read(context)?;
+        Ok(Arc::new_cyclic(|this| Device {
             context: context.clone(),
             kernels,
+            this: this.clone(),
+            properties,
+            late: Late::default(),
         }))
     }
 
     /// The context that the kernels were loaded into.
     pub fn context(&self) -> &Arc<CudaContext> {
         &self.context
-    }
-
-    /// Its name, such as `NVIDIA H200`.
-    ///
-    /// # Errors
-    /// [`Error::Cuda`] when the driver refuses.
-    pub fn name(&self) -> Result<String> {
-        self.context.name().map_err(driver("cuDeviceGetName"))
     }
 
     /// How often each kernel was enqueued (captured launches count once), in order of name.

@@ -125,6 +125,12 @@ pub fn device_status(device: usize) -> Status {
     }
 }
 
+/// Whether the loader finds cuBLASLt: to be asked before any call of its bindings, which panic where it is missing.
+#[cfg(feature = "cuda")]
+pub(super) fn cublaslt_is_there() -> bool {
+    probe::cublaslt_is_there()
+}
+
 #[cfg(feature = "cuda")]
 mod probe {
     use super::Status;
@@ -172,10 +178,14 @@ mod probe {
 
     pub fn device_status(device: usize) -> Status {
         match probe(device) {
-            Ok(devices) if open(CUBLASLT, &CUBLASLT_LIBRARY).is_ok() => Status::Ready { devices },
+            Ok(devices) if cublaslt_is_there() => Status::Ready { devices },
             Ok(devices) => Status::NoCublasLt { devices },
             Err(status) => status,
         }
+    }
+
+    pub fn cublaslt_is_there() -> bool {
+        open(CUBLASLT, &CUBLASLT_LIBRARY).is_ok()
     }
 
     /// The number of devices, if the kernels in this build run on this one.

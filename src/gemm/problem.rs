@@ -23,6 +23,16 @@ pub enum ActivationQuant {
         /// The size of one step.
         scale: f32,
     },
+    /// Asymmetric with constants known beforehand: `q = clip(round_half_even(x * (1 / scale)) + zero_point)`, to
+    /// -128..=127.
+    ///
+    /// The data are not looked at, as in `Static`: NaN counts as 0.
+    StaticAsymmetric {
+        /// The size of one step.
+        scale: f32,
+        /// The integer that stands for 0.0, in -128..=127.
+        zero_point: i32,
+    },
 }
 
 /// The left operand, `[M, K]`.
@@ -53,7 +63,8 @@ impl Lhs<'_> {
         matches!(
             self,
             Lhs::Float {
-                quant: ActivationQuant::PerTokenAsymmetric,
+                quant: ActivationQuant::PerTokenAsymmetric
+                    | ActivationQuant::StaticAsymmetric { .. },
                 ..
             }
         )
@@ -102,12 +113,23 @@ impl<'a> Gemm<'a> {
                     expected: "none: quantising the rows brings their scales".into(),
                 });
             }
-            if let ActivationQuant::Static { scale } = quant {
+            if let ActivationQuant::Static { scale }
+            | ActivationQuant::StaticAsymmetric { scale, .. } = quant
+            {
                 if !(*scale > 0.0 && scale.is_finite() && (1.0 / scale).is_finite()) {
                     return Err(Error::Value {
                         what: "the static activation scale",
                         found: scale.to_string(),
                         expected: "a number above zero with a finite inverse".into(),
+                    });
+                }
+            }
+            if let ActivationQuant::StaticAsymmetric { zero_point, .. } = quant {
+                if !(-128..=127).contains(zero_point) {
+                    return Err(Error::Value {
+                        what: "the static activation zero point",
+                        found: zero_point.to_string(),
+                        expected: "a value in -128..=127".into(),
                     });
                 }
             }

@@ -8,7 +8,8 @@ use crate::gemm::{ActivationQuant, Backend, Gemm, Lhs, PackedWeights, Weights};
 use crate::ops::default_backend;
 use crate::ops::q_matmul_int8::rows_times;
 use crate::ops::rows::{as_rows, as_rows_mut};
-use ndarray::{Array, Array2, ArrayView, ArrayView1, ArrayView2, ArrayViewMut, Dimension};
+use ndarray::{concatenate, Array, Array2, ArrayView, ArrayView1, ArrayView2, ArrayViewMut};
+use ndarray::{Axis, Dimension};
 use std::sync::Arc;
 
 /// The name in errors.
@@ -40,6 +41,9 @@ pub struct Int8Linear {
     bias: Option<Arc<[f32]>>,
     activation: Activation,
     quant: ActivationQuant,
+    /// Inputs that the packed weights expect again, behind the others; see
+    /// [`from_int8_asymmetric`](Int8Linear::from_int8_asymmetric).
+    repeated: Arc<[usize]>,
 }
 
 impl Int8Linear {
@@ -127,7 +131,64 @@ impl Int8Linear {
             bias,
             activation: Activation::None,
             quant: ActivationQuant::PerToken,
+            repeated: Arc::default(),
         }
+    }
+
+    /// Packs an asymmetric int8 weight `[N, K]` that stands for `(q - zero_point) * scale`, with one scale and one
+    /// zero point an output, on a backend of choice.
+    ///
+    /// The differences `q - zero_point` are what is packed, so that the layer runs as a symmetric one does, to the
+    /// bit. Where a difference leaves int8's range, it is packed in parts, its input counts once for each, and the
+    /// exact int32 sum adds them up: such a layer needs up to twice the room and time.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when there are not N scales or zero points, or `bias` has not N elements; [`Error::Value`]
+    /// for a scale that is not finite; [`Error::KTooLong`] when K with the inputs that count again is above
+    /// [`MAX_K`](crate::numerics::MAX_K).
+    ///
+    /// ```
+    /// use imma::{default_backend, Int8Linear};
+    /// use ndarray::arr2;
+    /// let w = arr2(&[[127i8, -28]]);
+    /// let layer = Int8Linear::from_int8_asymmetric::<f32>(default_backend().clone(), w.view(), &[0.5], &[-28], None)?;
+    /// // (127 + 28) * 0.5 * 2.0 + (-28 + 28) * 0.5 * 1.0
+    /// assert_eq!(layer.forward(arr2(&[[2.0f32, 1.0]]).view())?[[0, 0]], 155.0);
+    /// # Ok::<(), imma::Error>(())
+    /// ```
+    pub fn from_int8_asymmetric<T: Element>(
+        backend: Arc<dyn Backend>,
+        weight: ArrayView2<'_, i8>,
+        scales: &[f32],
+        zero_points: &[i8],
+        bias: Option<ArrayView1<'_, T>>,
+    ) -> Result<Self> {
+        let (n, k) = weight.dim();
+        if zero_points.len() != n {
+            return Err(Error::Length {
+                what: "weight zero points",
+                found: zero_points.len(),
+                expected: n,
+            });
+        }
+        // What a difference in -255..=255 leaves to its parts: 255 alone has three, 127 + 127 + 1.
+        let part = |part: usize, j: usize, i: usize| {
+            let mut rest = i16::from(weight[[j, i]]) - i16::from(zero_points[j]);
+            for _ in 0..part {
+                rest -= rest.clamp(-128, 127);
+            }
+            rest.clamp(-128, 127) as i8
+        };
+        let again = |p: usize| (0..k).filter(move |&i| (0..n).any(|j| part(p, j, i) != 0));
+        let second: Vec<usize> = again(1).collect();
+        let repeated: Arc<[usize]> = second.iter().copied().chain(again(2)).collect();
+        let weight = Array2::from_shape_fn((n, k + repeated.len()), |(j, i)| match i {
+            i if i < k => part(0, j, i),
+            i if i < k + second.len() => part(1, j, repeated[i - k]),
+            i => part(2, j, repeated[i - k]),
+        });
+        let layer = Self::from_int8_on(backend, weight.view(), scales, bias)?;
+        Ok(Int8Linear { repeated, ..layer })
     }
 
     /// The same layer with an activation function after the bias.
@@ -143,7 +204,7 @@ impl Int8Linear {
     /// asymmetric.
     pub fn with_activation_quant(self, quant: ActivationQuant) -> Result<Self> {
         // A product without rows asks the same questions.
-        let empty = Array2::<f32>::zeros((0, self.inputs()));
+        let empty = Array2::<f32>::zeros((0, self.weights.k()));
         let data = Element::tag(empty.view());
         Gemm::new(
             Lhs::Float { data, quant },
@@ -155,7 +216,7 @@ impl Int8Linear {
 
     /// K, the length of an input row.
     pub fn inputs(&self) -> usize {
-        self.weights.k()
+        self.weights.k() - self.repeated.len()
     }
 
     /// N, the length of an output row.
@@ -227,8 +288,12 @@ impl Int8Linear {
         if out.is_empty() {
             return Ok(());
         }
+        let widened = (!self.repeated.is_empty()).then(|| {
+            let again = x.select(Axis(1), &self.repeated);
+            concatenate(Axis(1), &[x, again.view()]).expect("as many rows")
+        });
         let lhs = Lhs::Float {
-            data: T::tag(x),
+            data: T::tag(widened.as_ref().map_or(x, |x| x.view())),
             quant: self.quant,
         };
         let epilogue = Epilogue {
@@ -242,7 +307,10 @@ impl Int8Linear {
 }
 
 /// A bias widened to f32 (exact), with its length checked.
-fn bias_of<T: Element>(bias: Option<ArrayView1<'_, T>>, n: usize) -> Result<Option<Arc<[f32]>>> {
+pub(super) fn bias_of<T: Element>(
+    bias: Option<ArrayView1<'_, T>>,
+    n: usize,
+) -> Result<Option<Arc<[f32]>>> {
     match bias {
         Some(bias) if bias.len() != n => Err(Error::Length {
             what: "bias",

@@ -5,6 +5,8 @@
 //!   matmul_true_int8    int8 x int8 -> int32, exact
 //!   q_matmul_int8       float x float -> float through int8
 //!   linear              the same with weights packed once, bias, activation function
+//!   grouped_linear      ... with a scale for each group of inputs
+//!   outlier_linear      ... with outlier channels multiplied as floats
 //!   matmul              float x float -> float by numpy's rules, over any dot_general
 //!   einsum              the same for products named by letters
 //!
@@ -26,12 +28,14 @@ mod einsum;
 mod einsum_spec;
 mod float_dot_general;
 mod float_gemm;
+mod grouped_linear;
 mod linear;
 mod matmul;
 mod matmul_true_int8;
 mod matrices;
 #[cfg(test)]
 mod naive;
+mod outlier_linear;
 mod plan;
 mod q_matmul_int8;
 mod quant_dot_general;
@@ -44,9 +48,11 @@ pub use dimension_numbers::{DimensionNumbers, GradientDims};
 pub use dot_general::{DotGeneral, Precision, Pullback};
 pub use einsum::{einsum, einsum_vjp};
 pub use float_dot_general::FloatDotGeneral;
+pub use grouped_linear::GroupedLinear;
 pub use linear::Int8Linear;
 pub use matmul::{matmul, matmul_float, matmul_vjp};
 pub use matmul_true_int8::{matmul_true_int8, matmul_true_int8_on};
+pub use outlier_linear::OutlierLinear;
 pub use q_matmul_int8::{q_matmul_int8, q_matmul_int8_as, q_matmul_int8_as_on, q_matmul_int8_on};
 pub use quant_dot_general::{
     Accumulate, FrozenOperand, OperandQuant, ProductQuant, QuantDotGeneral, QuantDotGeneralBuilder,

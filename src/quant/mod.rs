@@ -4,6 +4,7 @@
 //!   granularity   which elements share a scale      calibration   the range a slice's scale covers
 //!   quantizer     float tensor -> integers          tensor        integers, scales, zero points
 //!   report        how far a quantised result is from the float one
+//!   smooth        the range of activations moved into the weights
 //! ```
 //!
 //! The scale and rounding rules themselves are those of [`numerics`](crate::numerics).
@@ -12,10 +13,12 @@ mod calibration;
 mod granularity;
 mod quantizer;
 mod report;
+mod smooth;
 mod tensor;
 
 pub use calibration::Calibration;
 pub use granularity::Granularity;
 pub use quantizer::{Quantizer, QuantizerBuilder};
 pub use report::ErrorReport;
+pub use smooth::{ActivationObserver, SmoothQuant};
 pub use tensor::QuantizedTensor;

@@ -1,8 +1,9 @@
 //! `--device` and `--threads`: which backend serves.
 
 use crate::Failure;
-use imma::Cpu;
+use imma::{Backend, Cpu};
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// `auto`, `cpu`, `cuda` or `cuda:N`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,20 +48,35 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    pub fn backend(&self) -> Result<Cpu, Failure> {
+    /// Which backend serves, on this device or why not.
+    pub fn backend(&self) -> Result<Chosen, Failure> {
         match self.device {
-            Device::Cuda(number) => {
-                return Err(Failure::new(format!(
-                    "device cuda:{number} is not available: {}",
-                    cuda_status()
-                )));
-            }
+            Device::Cuda(number) => return Ok(Chosen::Device(cuda(number)?)),
             // A build with CUDA was made to use a GPU: say why it does not.
-            Device::Auto if cfg!(feature = "cuda") => {
-                eprintln!("imma: computing on the CPU: {}", cuda_status());
-            }
+            Device::Auto if cfg!(feature = "cuda") => match cuda(0) {
+                Ok(device) => return Ok(Chosen::Device(device)),
+                Err(_) => eprintln!("imma: computing on the CPU: {}", cuda_status()),
+            },
             Device::Auto | Device::Cpu => {}
         }
+        self.made().map(Chosen::Cpu)
+    }
+
+    /// The CPU backend, for what is not measured on devices yet.
+    pub fn cpu(&self) -> Result<Cpu, Failure> {
+        match self.device {
+            Device::Cuda(number) => Err(Failure::new(format!(
+                "device cuda:{number} is not available for bench: only the CPU is measured"
+            ))),
+            Device::Auto if cfg!(feature = "cuda") => {
+                eprintln!("imma: measuring the CPU: {}", cuda_status());
+                self.made()
+            }
+            Device::Auto | Device::Cpu => self.made(),
+        }
+    }
+
+    fn made(&self) -> Result<Cpu, Failure> {
         let mut cpu = Cpu::new();
         if let Some(leaf) = &self.leaf {
             cpu = cpu.with_leaf(leaf)?;
@@ -72,11 +88,40 @@ impl DeviceArgs {
     }
 }
 
+/// The backend that serves.
+pub enum Chosen {
+    Cpu(Cpu),
+    Device(Arc<dyn Backend>),
+}
+
+impl Chosen {
+    pub fn as_backend(&self) -> &dyn Backend {
+        match self {
+            Chosen::Cpu(cpu) => cpu,
+            Chosen::Device(device) => device.as_ref(),
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(number: usize) -> Result<Arc<dyn Backend>, Failure> {
+    match imma::cuda::Device::open(number) {
+        Ok(device) => Ok(device),
+        Err(error) => Err(Failure::new(format!(
+            "device cuda:{number} is not available: {error}"
+        ))),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(number: usize) -> Result<Arc<dyn Backend>, Failure> {
+    Err(Failure::new(format!(
+        "device cuda:{number} is not available: {}",
+        cuda_status()
+    )))
+}
+
 /// One sentence about the GPU.
 pub fn cuda_status() -> String {
-    let status = imma::cuda::status();
-    if status.is_usable() {
-        return format!("{status}; products on the GPU are not part of this version");
-    }
-    status.to_string()
+    imma::cuda::status().to_string()
 }

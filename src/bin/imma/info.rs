@@ -5,9 +5,16 @@ use crate::{line, Failure};
 use imma::Cpu;
 
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Say which kernel would serve the product [M, K] x [K, N] on device 0, and why.
+    #[arg(long, num_args = 3, value_names = ["M", "N", "K"])]
+    plan: Option<Vec<usize>>,
+}
 
-pub fn run(_: Args) -> Result<(), Failure> {
+pub fn run(args: Args) -> Result<(), Failure> {
+    if let Some([m, n, k]) = args.plan.as_deref() {
+        return plan(*m, *n, *k);
+    }
     let cpu = Cpu::new();
     line(format!("imma {}", env!("CARGO_PKG_VERSION")));
     line(format!("cpu features  {}", features().join(" ")));
@@ -21,6 +28,25 @@ pub fn run(_: Args) -> Result<(), Failure> {
     }
     line(format!("threads       {}", cpu.threads()));
     line(format!("cuda          {}", cuda_status()));
+    Ok(())
+}
+
+/// On the device where there is one, else on the CPU; bf16 in and out, as pipelines have it.
+fn plan(m: usize, n: usize, k: usize) -> Result<(), Failure> {
+    #[cfg(feature = "cuda")]
+    if imma::cuda::status().is_usable() {
+        use imma::cuda::{Device, Plan, Spec};
+        let device = Device::open(0)?;
+        line(format!("device  {}", device.properties()));
+        let spec = Spec::floats(m, n, k, imma::DType::BF16, imma::DType::BF16);
+        line(format!("plan    {}", Plan::new(&device, spec)?));
+        return Ok(());
+    }
+    line(format!("device  the CPU: {}", cuda_status()));
+    let kernel = imma::Backend::kernel(&Cpu::new(), m, n, k);
+    line(format!(
+        "plan    [{m}, {k}] x [{k}, {n}]: {kernel}, the best leaf of this CPU"
+    ));
     Ok(())
 }
 

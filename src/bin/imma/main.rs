@@ -5,6 +5,7 @@ mod device;
 mod info;
 mod matmul;
 mod quantize;
+mod quantize_model;
 mod timing;
 
 use clap::{Parser, Subcommand};
@@ -24,7 +25,7 @@ struct Args {
 enum Command {
     /// Multiply two .npy matrices: int8 gives the exact int32 product, floats are quantised on the way.
     Matmul(matmul::Args),
-    /// Quantise a .npy tensor to int8 with scales, written as .npz.
+    /// Quantise a .npy tensor to int8 with scales, written as .npz, or a model's folder to a W8A8 checkpoint.
     Quantize(quantize::Args),
     /// Measure products of random data.
     Bench(bench::Args),

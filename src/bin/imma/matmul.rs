@@ -37,7 +37,8 @@ enum OutDtype {
 }
 
 pub fn run(args: Args) -> Result<(), Failure> {
-    let backend = args.device.backend()?;
+    let chosen = args.device.backend()?;
+    let backend = chosen.as_backend();
     let (a, w) = (npy::read(&args.a)?, npy::read(&args.w)?);
     let float = match (&a, &w) {
         (NpyArray::I8(a), NpyArray::I8(w)) => {
@@ -49,10 +50,10 @@ pub fn run(args: Args) -> Result<(), Failure> {
             let (a, w) = (matrix(&args.a, a)?, matrix(&args.w, w)?);
             check(&args, a.dim(), w.dim())?;
             let start = Instant::now();
-            let product = matmul_true_int8_on(&backend, a, w)?;
+            let product = matmul_true_int8_on(backend, a, w)?;
             report(
                 &args,
-                &backend,
+                backend,
                 "int8 -> int32",
                 [a.nrows(), w.ncols(), a.ncols()],
                 start,
@@ -66,8 +67,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 )
             })
         }
-        (NpyArray::F32(a), NpyArray::F32(w)) => float(&args, &backend, a, w)?,
-        (NpyArray::F16(a), NpyArray::F16(w)) => float(&args, &backend, a, w)?,
+        (NpyArray::F32(a), NpyArray::F32(w)) => float(&args, backend, a, w)?,
+        (NpyArray::F16(a), NpyArray::F16(w)) => float(&args, backend, a, w)?,
         _ => {
             return Err(Failure::new(format!(
                 "{}: found {}, expected {} as in {}",

@@ -1,6 +1,7 @@
-//! `imma quantize`.
+//! `imma quantize` of a tensor; a folder is a model, see `quantize_model`.
 
-use crate::{line, Failure};
+use crate::{line, quantize_model, Failure};
+use imma::checkpoint::NamePattern;
 use imma::npy::{self, NpyArray};
 use imma::quant::{Calibration, Granularity, Quantizer};
 use imma::{Element, Rounding};
@@ -12,21 +13,28 @@ use std::time::Duration;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The tensor: float16 or float32, one dimension or more.
+    /// A tensor (.npy: float16 or float32, one dimension or more), or a model's folder of safetensors.
     x: PathBuf,
-    /// Where `data` (int8), `scales` (float32) and, when asymmetric, `zero_points` (int32) go.
+    /// Of a tensor: an .npz of `data` (int8), `scales` (float32) and, when asymmetric, `zero_points` (int32). Of a model:
+    /// a folder, as compressed-tensors W8A8.
     #[arg(short, long)]
     output: PathBuf,
-    /// per-tensor, per-token, per-channel, per-group:SIZE or per-group:SIZE:AXIS.
-    #[arg(long, default_value = "per-token")]
-    granularity: Named<Granularity>,
+    /// per-tensor, per-token (when not said), per-channel, per-group:SIZE or per-group:SIZE:AXIS; tensors only.
+    #[arg(long)]
+    granularity: Option<Named<Granularity>>,
     /// absmax, constant:BOUND, percentile:P, mean-absolute:FACTOR or mse:STEPS.
     #[arg(long, default_value = "absmax")]
     calibration: Named<Calibration>,
-    /// A zero point and a minimum and maximum of its own for each slice.
+    /// Quantise only these layers: names, globs or re:REGEX; repeatable; models only.
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<NamePattern>,
+    /// Leave these layers alone, instead of embeddings and heads; repeatable; models only.
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<NamePattern>,
+    /// A zero point and a minimum and maximum of its own for each slice; tensors only.
     #[arg(long)]
     asymmetric: bool,
-    /// Round stochastically, with this seed.
+    /// Round stochastically, with this seed; tensors only.
     #[arg(long)]
     stochastic: Option<u64>,
 }
@@ -99,8 +107,33 @@ impl FromStr for Named<Calibration> {
 }
 
 pub fn run(args: Args) -> Result<(), Failure> {
+    let refuse = |found: &str, of: &str| {
+        let path = args.x.display();
+        Err(Failure::new(format!(
+            "{path}: found {found}, expected it for {of} only"
+        )))
+    };
+    if args.x.is_dir() {
+        let calibration = args.calibration.0;
+        return match (&args.granularity, args.asymmetric, args.stochastic) {
+            (Some(_), _, _) => refuse("--granularity", "a tensor"),
+            (_, true, _) => refuse("--asymmetric", "a tensor"),
+            (_, _, Some(_)) => refuse("--stochastic", "a tensor"),
+            _ => quantize_model::run(
+                &args.x,
+                &args.output,
+                &args.include,
+                &args.exclude,
+                calibration,
+            ),
+        };
+    }
+    if !args.include.is_empty() || !args.exclude.is_empty() {
+        return refuse("--include or --exclude", "a model's folder");
+    }
+    let granularity = args.granularity.map_or_else(Default::default, |g| g.0);
     let quantizer = Quantizer::builder()
-        .granularity(args.granularity.0)
+        .granularity(granularity)
         .calibration(args.calibration.0)
         .asymmetric(args.asymmetric)
         .rounding(match args.stochastic {

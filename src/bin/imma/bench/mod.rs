@@ -133,7 +133,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     if let Some(path) = &args.plot {
         plot::check(path)?;
     }
-    let backend = args.device.backend()?;
+    let backend = args.device.cpu()?;
     let ceiling = if args.ceiling || args.plot.is_some() {
         Some(host::ceiling(&backend, args.seconds)?)
     } else {

@@ -1,5 +1,5 @@
 //! Kernels: their limits and attributes.
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering::Relaxed};
 use std::sync::Arc;
 
 use super::abi::Out;
@@ -19,8 +19,11 @@ const BINARY_VERSION: i32 = 6;
 const CACHE_MODE_CA: i32 = 7;
 const MAX_DYNAMIC_SHARED: i32 = 8;
 const SHARED_CARVEOUT: i32 = 9;
-/// Cluster attributes: must be set, width, height, depth, non-portable size allowed, scheduling.
-const CLUSTER: std::ops::RangeInclusive<i32> = 10..=15;
+const CLUSTER_MUST_BE_SET: i32 = 10;
+const CLUSTER_WIDTH: i32 = 11;
+const CLUSTER_DEPTH: i32 = 13;
+const NON_PORTABLE_CLUSTER: i32 = 14;
+const CLUSTER_SCHEDULING: i32 = 15;
 
 /// Registers that a thread takes when the PTX does not say: neither few nor many.
 const USUAL_REGISTERS: u32 = 64;
@@ -32,6 +35,8 @@ pub struct Function {
     /// Dynamic shared memory that a launch may ask for.
     max_dynamic_shared: AtomicU32,
     carveout: AtomicI32,
+    /// Clusters of more than eight blocks may be launched.
+    large_clusters: AtomicBool,
 }
 
 impl Function {
@@ -46,6 +51,7 @@ impl Function {
             name: name.to_owned(),
             max_dynamic_shared: AtomicU32::new(unasked),
             carveout: AtomicI32::new(-1),
+            large_clusters: AtomicBool::new(false),
         })
     }
 
@@ -75,6 +81,15 @@ impl Function {
     /// Dynamic shared memory that a launch may ask for now.
     pub fn dynamic_limit(&self) -> u32 {
         self.max_dynamic_shared.load(Relaxed)
+    }
+
+    /// Blocks of a cluster that a launch may ask for now.
+    pub fn largest_cluster(&self) -> u32 {
+        if self.large_clusters.load(Relaxed) {
+            16
+        } else {
+            8
+        }
     }
 
     /// The largest block.
@@ -110,7 +125,13 @@ impl Function {
             CACHE_MODE_CA => 0,
             MAX_DYNAMIC_SHARED => self.dynamic_limit() as i32,
             SHARED_CARVEOUT => self.carveout.load(Relaxed),
-            w if CLUSTER.contains(&w) => 0,
+            CLUSTER_MUST_BE_SET => entry.explicit_cluster.into(),
+            CLUSTER_WIDTH..=CLUSTER_DEPTH => {
+                let axis = (which - CLUSTER_WIDTH) as usize;
+                entry.req_cluster.map_or(0, |size| size[axis] as i32)
+            }
+            NON_PORTABLE_CLUSTER => self.large_clusters.load(Relaxed).into(),
+            CLUSTER_SCHEDULING => 0,
             _ => {
                 return Err(Status::INVALID_VALUE
                     .because(format!("function attribute {which} is not emulated")))
@@ -139,8 +160,10 @@ impl Function {
                 self.carveout.store(value, Relaxed);
                 Ok(())
             }
-            // Allowing cluster sizes that not every device has changes nothing for a cluster of one.
-            14 if device.cc() >= 90 && (0..=1).contains(&value) => Ok(()),
+            NON_PORTABLE_CLUSTER if device.cc() >= 90 && (0..=1).contains(&value) => {
+                self.large_clusters.store(value == 1, Relaxed);
+                Ok(())
+            }
             _ => Err(Status::INVALID_VALUE.because(format!(
                 "function attribute {which} can't be set to {value}"
             ))),

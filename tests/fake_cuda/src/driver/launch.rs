@@ -9,6 +9,7 @@ use super::state::Driver;
 use super::stats;
 use super::status::{Result, Status};
 use super::work::{submit, Work};
+use crate::device::DeviceProfile;
 use crate::exec::{launch, Fault, FaultKind, Launch};
 use crate::memory::MemoryFault;
 
@@ -17,6 +18,7 @@ pub struct KernelLaunch {
     function: Arc<Function>,
     grid: [u32; 3],
     block: [u32; 3],
+    cluster: Option<[u32; 3]>,
     shared: u32,
     params: Vec<u8>,
 }
@@ -113,6 +115,7 @@ fn check(driver: &Driver, launch: &KernelLaunch) -> Result {
         let text = format!("block {:?}, compiled for {required:?} only", launch.block);
         return refuse(Status::INVALID_VALUE, text);
     }
+    check_cluster(device, launch)?;
     let limit = launch.function.dynamic_limit();
     if launch.shared > limit {
         let text = format!(
@@ -125,6 +128,44 @@ fn check(driver: &Driver, launch: &KernelLaunch) -> Result {
     Ok(())
 }
 
+/// Checks the cluster of a launch against the device, the kernel and the grid.
+fn check_cluster(device: &DeviceProfile, launch: &KernelLaunch) -> Result {
+    let (entry, name) = (launch.function.entry()?, launch.function.name());
+    let refuse =
+        |text: String| Err(Status::INVALID_CLUSTER_SIZE.because(format!("{name}: {text}")));
+    let compiled = entry.req_cluster;
+    let Some(cluster) = launch.cluster.or(compiled) else {
+        return match entry.explicit_cluster {
+            true => refuse(String::from("it must be launched with a cluster")),
+            false => Ok(()),
+        };
+    };
+    if let Some(want) = compiled.filter(|want| *want != cluster) {
+        return refuse(format!("a cluster of {cluster:?}, compiled for {want:?}"));
+    }
+    let size = cluster.iter().fold(1u32, |size, n| size.saturating_mul(*n));
+    if size > 1 && device.cc() < 90 {
+        return refuse(String::from("clusters need compute capability 9.0"));
+    }
+    let most = launch
+        .function
+        .largest_cluster()
+        .min(entry.max_cluster.unwrap_or(u32::MAX));
+    if size > most {
+        return refuse(format!(
+            "a cluster of {size} blocks, at most {most} \
+             (more than 8: set CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED)"
+        ));
+    }
+    if (0..3).any(|axis| cluster[axis] == 0 || !launch.grid[axis].is_multiple_of(cluster[axis])) {
+        return refuse(format!(
+            "a cluster of {cluster:?} does not divide the grid {:?}",
+            launch.grid
+        ));
+    }
+    Ok(())
+}
+
 impl KernelLaunch {
     /// Runs it to its end.
     ///
@@ -133,11 +174,14 @@ impl KernelLaunch {
     pub fn run(&self, driver: &Driver) -> Result {
         driver.check_poison()?;
         let seed = stats::next_seed();
+        let cluster = self.cluster.or(self.function.entry()?.req_cluster);
         let done = launch(&Launch {
             module: &self.function.module().linked,
             entry: self.function.name(),
             grid: self.grid,
             block: self.block,
+            cluster: cluster.unwrap_or([1; 3]),
+            explicit_cluster: cluster.is_some(),
             dynamic_shared: self.shared,
             params: &self.params,
             memory: &driver.memory,
@@ -187,6 +231,7 @@ struct Shape {
     grid: [u32; 3],
     block: [u32; 3],
     shared: u32,
+    cluster: Option<[u32; 3]>,
     cooperative: bool,
 }
 
@@ -204,6 +249,7 @@ fn enqueue(
         function,
         grid: shape.grid,
         block: shape.block,
+        cluster: shape.cluster,
         shared: shape.shared,
         params,
     };
@@ -240,6 +286,7 @@ extern "C" fn cuLaunchKernel(
             grid: [grid_x, grid_y, grid_z],
             block: [block_x, block_y, block_z],
             shared,
+            cluster: None,
             cooperative: false,
         };
         enqueue(
@@ -270,6 +317,7 @@ extern "C" fn cuLaunchCooperativeKernel(
             grid: [grid_x, grid_y, grid_z],
             block: [block_x, block_y, block_z],
             shared,
+            cluster: None,
             cooperative: true,
         };
         let extra = Host::at(0);
@@ -292,17 +340,17 @@ extern "C" fn cuLaunchKernelEx(
 ) -> Status {
     in_context("cuLaunchKernelEx", |driver| {
         let config = config.get()?;
-        let mut cooperative = false;
-        for i in 0..config.count as usize {
-            let attribute = config.attributes.offset(i * LAUNCH_ATTRIBUTE_BYTES);
-            cooperative |= launch_attribute(driver, attribute, config.grid)?;
-        }
-        let shape = Shape {
+        let mut shape = Shape {
             grid: config.grid,
             block: config.block,
             shared: config.shared,
-            cooperative,
+            cluster: None,
+            cooperative: false,
         };
+        for i in 0..config.count as usize {
+            let attribute = config.attributes.offset(i * LAUNCH_ATTRIBUTE_BYTES);
+            launch_attribute(driver, attribute, &mut shape)?;
+        }
         enqueue(
             driver,
             function,
@@ -313,8 +361,8 @@ extern "C" fn cuLaunchKernelEx(
     })
 }
 
-/// One attribute of a launch; whether it asks for a cooperative one.
-fn launch_attribute(driver: &Driver, attribute: Host, grid: [u32; 3]) -> Result<bool> {
+/// Takes one attribute of a launch.
+fn launch_attribute(driver: &Driver, attribute: Host, shape: &mut Shape) -> Result {
     const IGNORE: u32 = 0;
     const COOPERATIVE: u32 = 2;
     const CLUSTER_DIMENSION: u32 = 4;
@@ -323,32 +371,23 @@ fn launch_attribute(driver: &Driver, attribute: Host, grid: [u32; 3]) -> Result<
 
     let value = attribute.offset(8);
     match attribute.number::<4>()? as u32 {
-        IGNORE => Ok(false),
-        COOPERATIVE => Ok(value.number::<4>()? != 0),
+        IGNORE => {}
+        COOPERATIVE => shape.cooperative = value.number::<4>()? != 0,
         CLUSTER_DIMENSION => {
-            let mut size = 1;
-            for (axis, blocks) in grid.into_iter().enumerate() {
-                let n = value.offset(axis * 4).number::<4>()? as u32;
-                if n == 0 || blocks % n != 0 {
-                    return Err(Status::INVALID_VALUE.because(format!(
-                        "a cluster of {n} does not divide the grid {grid:?}"
-                    )));
-                }
-                size *= n;
+            let mut size = [0; 3];
+            for (axis, n) in size.iter_mut().enumerate() {
+                *n = value.offset(axis * 4).number::<4>()? as u32;
             }
-            match size {
-                1 => Ok(false),
-                _ if driver.profile.cc() < 90 => {
-                    Err(Status::INVALID_CLUSTER_SIZE
-                        .because("clusters need compute capability 9.0"))
-                }
-                _ => Err(Status::NOT_SUPPORTED
-                    .because(format!("clusters of {size} blocks are not emulated"))),
-            }
+            shape.cluster = Some(size);
         }
         // The earlier kernel has always ended here: what overlaps on hardware is in order, which is legal.
-        PROGRAMMATIC_STREAM_SERIALIZATION if driver.profile.cc() >= 90 => Ok(false),
-        id if NO_EFFECT_HERE.contains(&id) => Ok(false),
-        id => Err(Status::NOT_SUPPORTED.because(format!("launch attribute {id} is not emulated"))),
+        PROGRAMMATIC_STREAM_SERIALIZATION if driver.profile.cc() >= 90 => {}
+        id if NO_EFFECT_HERE.contains(&id) => {}
+        id => {
+            return Err(
+                Status::NOT_SUPPORTED.because(format!("launch attribute {id} is not emulated"))
+            )
+        }
     }
+    Ok(())
 }

@@ -1,11 +1,12 @@
 //! Loads, stores, atomics and `cp.async`, lane by lane.
-use super::cta::{stop, Cta, Step};
+use super::cluster::{stop, Cluster, Step};
 use super::float::{f32x2, half2, halves};
 use super::regs::lanes;
 use super::warp::{Copy, Warp};
 use super::FaultKind;
 use crate::memory::{
-    MemoryFault, SharedFault, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES,
+    MemoryFault, SharedFault, BLOCK_WINDOW_BYTES, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW,
+    WINDOW_BYTES,
 };
 use crate::ptx::ir::{Addr, AtomOp, Float2, FloatMods, Reg, Round, Space, Src, Ty};
 
@@ -17,22 +18,24 @@ const PLAIN: FloatMods = FloatMods {
     round: Round::Rn,
 };
 
-fn shared_fault(f: SharedFault) -> FaultKind {
+pub(super) fn shared_fault(f: SharedFault) -> FaultKind {
     match f {
         SharedFault::Memory(m) => FaultKind::Shared(m),
         SharedFault::Race(text) => FaultKind::Race(text),
         SharedFault::Pending(text) => FaultKind::AsyncPending(text),
+        SharedFault::Proxy(text) => FaultKind::Proxy(text),
+        SharedFault::Mbarrier(text) => FaultKind::Mbarrier(text),
     }
 }
 
 /// The space a generic address points into, and the address there.
-fn resolve(space: Space, addr: u64) -> (Space, u64) {
+pub(super) fn resolve(space: Space, addr: u64) -> (Space, u64) {
     if space != Space::Generic {
         return (space, addr);
     }
     match addr {
         SHARED_WINDOW.. if addr - SHARED_WINDOW < WINDOW_BYTES => {
-            (Space::Shared, addr - SHARED_WINDOW)
+            (Space::Cluster, addr - SHARED_WINDOW)
         }
         LOCAL_WINDOW.. if addr - LOCAL_WINDOW < WINDOW_BYTES => (Space::Local, addr - LOCAL_WINDOW),
         PARAM_WINDOW.. if addr - PARAM_WINDOW < WINDOW_BYTES => (Space::Param, addr - PARAM_WINDOW),
@@ -94,7 +97,7 @@ fn combine(op: AtomOp, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
     }
 }
 
-impl Cta<'_> {
+impl Cluster<'_> {
     /// The address of each lane. 32-bit bases are shared addresses.
     pub(super) fn addresses(&self, w: &Warp, addr: Addr) -> [u64; 32] {
         let base = self.src64(w, addr.base);
@@ -109,7 +112,7 @@ impl Cta<'_> {
         })
     }
 
-    fn aligned(&self, lane: usize, space: Space, addr: u64, bytes: u64) -> Step {
+    pub(super) fn aligned(&self, lane: usize, space: Space, addr: u64, bytes: u64) -> Step {
         if addr.is_multiple_of(bytes) {
             return Ok(());
         }
@@ -117,7 +120,7 @@ impl Cta<'_> {
         stop(
             lane,
             match space {
-                Space::Shared => FaultKind::Shared(fault),
+                Space::Shared | Space::Cluster => FaultKind::Shared(fault),
                 Space::Local => FaultKind::Local(fault),
                 Space::Param => FaultKind::Param(fault),
                 Space::Global | Space::Generic => FaultKind::Global(fault),
@@ -125,8 +128,54 @@ impl Cta<'_> {
         )
     }
 
+    /// The block (by rank) and the address in it that a shared address names.
+    pub(super) fn locate(
+        &self,
+        w: &Warp,
+        lane: usize,
+        space: Space,
+        addr: u64,
+    ) -> Step<(usize, u64)> {
+        let (rank, offset) = match (addr / BLOCK_WINDOW_BYTES) as usize {
+            n if n == 0 || n > self.blocks.len() => return Ok((w.rank, addr)),
+            n => (n - 1, addr % BLOCK_WINDOW_BYTES),
+        };
+        if rank == w.rank {
+            return Ok((rank, offset));
+        }
+        if space == Space::Shared {
+            let text = format!(
+                ".shared::cta access to {addr:#x}, which is in block {rank} of the cluster; this one is {}",
+                w.rank
+            );
+            return stop(lane, FaultKind::Cluster(text));
+        }
+        self.reachable(w, lane, rank)?;
+        Ok((rank, offset))
+    }
+
+    /// Whether the shared memory of a block is there for certain.
+    pub(super) fn reachable(&self, w: &Warp, lane: usize, rank: usize) -> Step {
+        if rank == w.rank {
+            return Ok(());
+        }
+        let each = self.warps();
+        let text = if self.blocks[rank].alive == 0 {
+            format!("the shared memory of block {rank} of the cluster, which has exited")
+        } else if w.cluster_waited == 0
+            && !self
+                .clocks
+                .heard_of(w.index, rank * each..(rank + 1) * each)
+        {
+            format!("the shared memory of block {rank} of the cluster, which may not have started: barrier.cluster comes first")
+        } else {
+            return Ok(());
+        };
+        stop(lane, FaultKind::Cluster(text))
+    }
+
     /// Reads `n` elements of `width` bytes for one lane.
-    fn load(
+    pub(super) fn load(
         &mut self,
         w: &mut Warp,
         lane: usize,
@@ -162,7 +211,14 @@ impl Cta<'_> {
         let mut bytes = [0u8; 64];
         let bytes = &mut bytes[..total as usize];
         let done = match space {
-            Space::Shared => self.shared.read(addr, bytes, w.id).map_err(shared_fault),
+            Space::Shared | Space::Cluster => {
+                let (rank, addr) = self.locate(w, lane, space, addr)?;
+                let who = self.who(w);
+                let memory = &mut self.blocks[rank].shared;
+                memory
+                    .read(&self.clocks, addr, bytes, who)
+                    .map_err(shared_fault)
+            }
             Space::Local => w.local.read(lane, addr, bytes).map_err(FaultKind::Local),
             _ => self.env.read_param(addr, bytes).map_err(FaultKind::Param),
         };
@@ -206,7 +262,14 @@ impl Cta<'_> {
         }
         let bytes = &bytes[..total as usize];
         let done = match space {
-            Space::Shared => self.shared.write(addr, bytes, w.id).map_err(shared_fault),
+            Space::Shared | Space::Cluster => {
+                let (rank, addr) = self.locate(w, lane, space, addr)?;
+                let who = self.who(w);
+                let memory = &mut self.blocks[rank].shared;
+                memory
+                    .write(&self.clocks, addr, bytes, who)
+                    .map_err(shared_fault)
+            }
             Space::Local => w.local.write(lane, addr, bytes).map_err(FaultKind::Local),
             _ => Err(FaultKind::Undefined(format!(
                 "store to the parameter at {addr:#x}"
@@ -288,10 +351,15 @@ impl Cta<'_> {
             self.aligned(lane, space, addr, width)?;
             let f = |old: u64| combine(op, ty, old, b[lane] & keep, c[lane] & keep) & keep;
             let old = match space {
-                Space::Shared => match self.shared.update(addr, width, w.id, f) {
-                    Ok(old) => old,
-                    Err(fault) => return stop(lane, shared_fault(fault)),
-                },
+                Space::Shared | Space::Cluster => {
+                    let (rank, addr) = self.locate(w, lane, space, addr)?;
+                    let who = self.who(w);
+                    let memory = &mut self.blocks[rank].shared;
+                    match memory.update(&self.clocks, addr, width, who, f) {
+                        Ok(old) => old,
+                        Err(fault) => return stop(lane, shared_fault(fault)),
+                    }
+                }
                 Space::Global => {
                     let Some(a) = self.env.view.find(addr, width, &mut w.hint) else {
                         return stop(
@@ -369,7 +437,9 @@ impl Cta<'_> {
                 self.load(w, lane, (Space::Global, at), u64::from(width), &mut value)?;
                 piece.copy_from_slice(&value[0].to_le_bytes()[..piece.len()]);
             }
-            if let Err(fault) = self.shared.promise(dst[lane], total, w.id) {
+            let who = self.who(w);
+            let memory = &mut self.blocks[w.rank].shared;
+            if let Err(fault) = memory.promise(&self.clocks, dst[lane], total, who) {
                 return stop(lane, shared_fault(fault));
             }
             let lane_copies = &mut w.copies[lane];
@@ -397,10 +467,10 @@ impl Cta<'_> {
                     w.copies[lane].flying.push_front(copy);
                     break;
                 }
-                if let Err(fault) =
-                    self.shared
-                        .complete(copy.dst, &copy.data[..copy.len.into()], w.id)
-                {
+                let who = self.who(w);
+                let memory = &mut self.blocks[w.rank].shared;
+                let data = &copy.data[..copy.len.into()];
+                if let Err(fault) = memory.complete(&self.clocks, copy.dst, data, who) {
                     return stop(lane, shared_fault(fault));
                 }
             }
@@ -416,10 +486,11 @@ impl Cta<'_> {
             let mut rows = [[0u16; 8]; 8];
             for (r, row) in rows.iter_mut().enumerate() {
                 let lane = 8 * m + r;
-                let (space, addr) = resolve(Space::Shared, at[lane]);
-                self.aligned(lane, space, addr, 16)?;
+                self.aligned(lane, Space::Shared, at[lane], 16)?;
                 let mut bytes = [0u8; 16];
-                if let Err(fault) = self.shared.read(addr, &mut bytes, w.id) {
+                let who = self.who(w);
+                let memory = &mut self.blocks[w.rank].shared;
+                if let Err(fault) = memory.read(&self.clocks, at[lane], &mut bytes, who) {
                     return stop(lane, shared_fault(fault));
                 }
                 *row =
@@ -453,7 +524,9 @@ impl Cta<'_> {
                     let half = (values[4 * g + t / 2] >> (16 * (t % 2))) as u16;
                     bytes[2 * i..2 * i + 2].copy_from_slice(&half.to_le_bytes());
                 }
-                if let Err(fault) = self.shared.write(at[lane], &bytes, w.id) {
+                let who = self.who(w);
+                let memory = &mut self.blocks[w.rank].shared;
+                if let Err(fault) = memory.write(&self.clocks, at[lane], &bytes, who) {
                     return stop(lane, shared_fault(fault));
                 }
             }

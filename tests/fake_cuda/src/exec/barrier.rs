@@ -1,8 +1,8 @@
 //! Barriers of a block: `bar.sync`, `bar.arrive`, `bar.red`.
-use super::cta::{stop, Cta, Step};
+use super::cluster::{stop, Cluster, Step};
 use super::warp::{Split, State, Warp};
 use super::FaultKind;
-use crate::memory::{join, Knowledge};
+use crate::memory::Knowledge;
 use crate::ptx::ir::BarKind;
 
 /// A named barrier between its first arrival and its completion.
@@ -17,7 +17,7 @@ pub(super) struct Barrier {
     waiting: Vec<(usize, u32, BarKind)>,
 }
 
-impl Cta<'_> {
+impl Cluster<'_> {
     /// Arrival of a whole warp (or, unaligned, of some lanes) at a block barrier.
     pub(super) fn arrive(
         &mut self,
@@ -42,7 +42,7 @@ impl Cta<'_> {
                 )),
             );
         }
-        let b = &mut self.barriers[id as usize];
+        let b = &mut self.blocks[w.rank].barriers[id as usize];
         if b.arrived != 0 && b.expected != expected {
             return stop(
                 lane,
@@ -59,7 +59,7 @@ impl Cta<'_> {
         } else {
             cur.mask.count_ones()
         };
-        join(&mut b.told, &self.shared.clocks.release(w.id));
+        b.told.join(&self.clocks.release(w.index));
         if let BarKind::Popc(_, p) | BarKind::And(_, p) | BarKind::Or(_, p) = kind {
             b.votes += (w.regs.pred(p) & cur.mask).count_ones();
             b.voters += cur.mask.count_ones();
@@ -75,7 +75,7 @@ impl Cta<'_> {
         }
         let waits = kind != BarKind::Arrive;
         if waits {
-            b.waiting.push((w.id, cur.mask, kind));
+            b.waiting.push((w.index, cur.mask, kind));
             w.splits.push(Split {
                 state: State::BarWait(id as u8),
                 ..cur
@@ -83,7 +83,7 @@ impl Cta<'_> {
         }
         self.settle |= b.arrived == expected;
         if b.arrived == expected && b.voters == 0 {
-            let done = std::mem::take(&mut self.barriers[id as usize]);
+            let done = std::mem::take(&mut self.blocks[w.rank].barriers[id as usize]);
             self.complete(&done, id as u8);
         }
         Ok(if waits {
@@ -98,19 +98,21 @@ impl Cta<'_> {
 
     fn complete(&mut self, b: &Barrier, id: u8) {
         for (warp, _, _) in &b.waiting {
-            self.shared.clocks.acquire(*warp, &b.told);
+            self.clocks.acquire(*warp, &b.told);
             self.released.push((*warp, id));
         }
     }
 
     /// Completes reducing barriers, whose result goes into registers of every warp.
     pub(super) fn finish_reductions(&mut self, warps: &mut [Warp]) {
-        for id in 0..16 {
-            let b = &self.barriers[id];
+        for place in 0..16 * self.blocks.len() {
+            let (rank, id) = (place / 16, place % 16);
+            let b = &self.blocks[rank].barriers[id];
             if b.voters == 0 || b.arrived != b.expected {
                 continue;
             }
-            let done = std::mem::take(&mut self.barriers[id]);
+            let done = std::mem::take(&mut self.blocks[rank].barriers[id]);
+            self.events += 1;
             for (warp, mask, kind) in &done.waiting {
                 let w = &mut warps[*warp];
                 let fill = |yes: bool| if yes { *mask } else { 0 };
@@ -130,7 +132,7 @@ impl Cta<'_> {
                     s.state = State::Ready;
                     s.pc += 1;
                 }
-                self.shared.clocks.acquire(*warp, &done.told);
+                self.clocks.acquire(*warp, &done.told);
             }
         }
     }

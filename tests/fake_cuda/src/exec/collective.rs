@@ -1,7 +1,7 @@
 //! What the lanes of a warp tell each other: shuffles, votes, matches, reductions.
 //!
 //! The lanes that take part are already together; `masks` holds the member mask each of them named.
-use super::cta::{stop, Cta, Step};
+use super::cluster::{stop, Cluster, Step};
 use super::regs::{ballot, lanes, Lanes};
 use super::warp::Warp;
 use super::FaultKind;
@@ -21,7 +21,7 @@ fn groups(exec: u32, masks: &Lanes<u32>) -> impl Iterator<Item = u32> + '_ {
     })
 }
 
-impl Cta<'_> {
+impl Cluster<'_> {
     /// The segment and bound of `shfl` come from c: bits 0-4 the clamp, bits 8-12 the segment mask.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn shfl(

@@ -27,9 +27,24 @@ pub enum FaultKind {
     /// Two warps touched the same shared byte without a barrier between them.
     #[error("shared memory race: {0}")]
     Race(String),
-    /// Shared bytes that a `cp.async` still owns were touched.
-    #[error("cp.async still in flight: {0}")]
+    /// Shared bytes that an asynchronous copy still owns were touched.
+    #[error("copy still in flight: {0}")]
     AsyncPending(String),
+    /// The async proxy does not see what a thread wrote.
+    #[error("proxy fence: {0}")]
+    Proxy(String),
+    /// An mbarrier used wrongly.
+    #[error("mbarrier: {0}")]
+    Mbarrier(String),
+    /// Blocks of a cluster that don't keep to its rules.
+    #[error("cluster: {0}")]
+    Cluster(String),
+    /// A bulk copy that the hardware can't do, or that nobody waits for.
+    #[error("bulk copy: {0}")]
+    Bulk(String),
+    /// Warpgroup instructions used wrongly.
+    #[error("warpgroup: {0}")]
+    Warpgroup(String),
     /// A warp-synchronous instruction that its lanes do not execute together.
     #[error("warp synchronisation: {0}")]
     WarpSync(String),

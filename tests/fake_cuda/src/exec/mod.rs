@@ -1,18 +1,26 @@
 //! Runs a kernel: blocks in parallel, the warps of a block in a seeded random order.
 mod access;
 mod barrier;
+mod bulk;
+mod cluster;
+mod cluster_barrier;
 mod collective;
 mod convert;
-mod cta;
 mod fault;
+mod flight;
 mod float;
+mod hopper;
 mod int;
+mod mbarrier;
 mod mma;
 mod regs;
 mod rendezvous;
 mod select;
 mod step;
+mod tensor;
 mod warp;
+mod warpgroup;
+mod wgmma;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -20,7 +28,7 @@ use std::sync::{Mutex, PoisonError};
 pub use fault::{Fault, FaultKind};
 
 use crate::device::DeviceProfile;
-use crate::memory::{GlobalMemory, MemoryFault};
+use crate::memory::{GlobalMemory, MemoryFault, MAX_READERS};
 use crate::ptx::{Entry, Module};
 
 /// A module whose variables have addresses.
@@ -86,6 +94,10 @@ pub struct Launch<'a> {
     pub grid: [u32; 3],
     /// Threads of a block along x, y, z.
     pub block: [u32; 3],
+    /// Blocks of a cluster along x, y, z: all 1 without clusters.
+    pub cluster: [u32; 3],
+    /// The cluster was asked for, by the launch or by the kernel.
+    pub explicit_cluster: bool,
     /// Dynamic shared memory in bytes.
     pub dynamic_shared: u32,
     /// Parameters packed as [`Entry::params`] says.
@@ -109,41 +121,42 @@ pub struct LaunchStats {
     pub blocks: u64,
 }
 
-/// Runs a kernel to its end. Blocks start in order of their index, as many at a time as there are
-/// host threads; a block may wait for blocks before it, not for blocks behind it.
+/// Runs a kernel to its end. Clusters (of one block where there are none) start in order of their index, as many at a
+/// time as there are host threads; a block may wait for those of its cluster and of clusters before it, not behind it.
 ///
 /// # Errors
 /// The first thing a thread did wrong (of the block with the lowest index), or a launch the device refuses.
 pub fn launch(l: &Launch<'_>) -> Result<LaunchStats, Fault> {
     let entry = check(l).map_err(|text| Fault::at_launch(l.entry, FaultKind::BadLaunch(text)))?;
-    let env = cta::Env {
+    let env = cluster::Env {
         launch: l,
         program: &entry.program,
         memory: l.memory,
         view: l.memory.view(),
         globals: &l.module.addresses,
     };
-    let blocks = l.grid.iter().map(|&g| u64::from(g)).product();
+    let blocks: u64 = l.grid.iter().map(|&g| u64::from(g)).product();
+    let clusters = blocks / l.cluster.iter().map(|&n| u64::from(n)).product::<u64>();
     let (next, threads, warps) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let first: Mutex<Option<(u64, Fault)>> = Mutex::new(None);
     let worker = || loop {
         let index = next.fetch_add(1, Relaxed);
-        if index >= blocks {
+        if index >= clusters {
             return;
         }
-        let mut block = cta::Cta::new(&env, index);
-        let done = block.run();
-        threads.fetch_add(block.thread_instructions, Relaxed);
-        warps.fetch_add(block.warp_instructions, Relaxed);
+        let mut cluster = cluster::Cluster::new(&env, index);
+        let done = cluster.run();
+        threads.fetch_add(cluster.thread_instructions, Relaxed);
+        warps.fetch_add(cluster.warp_instructions, Relaxed);
         if let Err(fault) = done {
-            next.fetch_max(blocks, Relaxed);
+            next.fetch_max(clusters, Relaxed);
             let mut slot = first.lock().unwrap_or_else(PoisonError::into_inner);
             if slot.as_ref().is_none_or(|(i, _)| index < *i) {
                 *slot = Some((index, fault));
             }
         }
     };
-    let workers = blocks.min(rayon::current_num_threads() as u64);
+    let workers = clusters.min(rayon::current_num_threads() as u64);
     if workers < 2 {
         worker();
     } else {
@@ -203,6 +216,7 @@ fn check<'a>(l: &Launch<'a>) -> Result<&'a Entry, String> {
             l.block
         ));
     }
+    check_cluster(l, entry, threads)?;
     let shared = u64::from(entry.static_shared) + u64::from(l.dynamic_shared);
     if shared > u64::from(d.max_shared_per_block_optin) {
         return Err(format!(
@@ -218,4 +232,43 @@ fn check<'a>(l: &Launch<'a>) -> Result<&'a Entry, String> {
         ));
     }
     Ok(entry)
+}
+
+/// Most blocks of a cluster; the driver allows 8 unless more are asked for.
+const LARGEST_CLUSTER: u32 = 16;
+
+fn check_cluster(l: &Launch<'_>, entry: &Entry, threads: u32) -> Result<(), String> {
+    let size: u32 = l.cluster.iter().product();
+    if let Some(want) = entry.req_cluster.filter(|want| *want != l.cluster) {
+        return Err(format!(
+            "cluster {:?}, the kernel was compiled for {want:?}",
+            l.cluster
+        ));
+    }
+    if entry.explicit_cluster && !l.explicit_cluster {
+        return Err(String::from("the kernel must be launched with a cluster"));
+    }
+    if size == 1 {
+        return Ok(());
+    }
+    let most = entry.max_cluster.unwrap_or(LARGEST_CLUSTER);
+    if l.device.cc() < 90 || size == 0 || size > most {
+        return Err(format!(
+            "a cluster of {size} blocks on {}, at most {most}",
+            l.device.name
+        ));
+    }
+    if (0..3).any(|axis| !l.grid[axis].is_multiple_of(l.cluster[axis])) {
+        return Err(format!(
+            "a cluster of {:?} does not divide the grid {:?}",
+            l.cluster, l.grid
+        ));
+    }
+    let warps = threads.div_ceil(32);
+    if (warps + warps.div_ceil(4)) * size > MAX_READERS as u32 {
+        return Err(format!(
+            "a cluster of {size} blocks with {warps} warps each is more than the emulator follows"
+        ));
+    }
+    Ok(())
 }

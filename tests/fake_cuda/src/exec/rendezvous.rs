@@ -4,11 +4,12 @@
 //! `.aligned` instructions that all threads of the warp must run together (`mma`, `ldmatrix`) fault when
 //! a lane has exited; aligned barriers wait for every lane that has not. Lanes that nobody ever joins
 //! are reported as a deadlock.
-use super::cta::{stop, Cta, Step};
+use super::cluster::{stop, Cluster, Step};
 use super::regs::{ballot, lanes, FULL};
 use super::warp::{Split, State, Warp};
 use super::FaultKind;
 use crate::ptx::ir::{Op, Src};
+use crate::ptx::ir_hopper::Needs;
 
 /// Who must be there.
 enum Party {
@@ -26,6 +27,11 @@ fn party(op: &Op) -> Option<Party> {
     Some(match op {
         Op::Ldmatrix { .. } | Op::Stmatrix { .. } | Op::Mma { .. } => Party::Whole,
         Op::Bar { aligned: true, .. } => Party::Alive,
+        Op::Hopper(h) => match h.needs() {
+            Needs::Warp => Party::Whole,
+            Needs::Alive => Party::Alive,
+            Needs::Nobody => return None,
+        },
         Op::Bar { .. } => Party::Anyone,
         Op::Shfl { mask, .. }
         | Op::VotePred { mask, .. }
@@ -39,7 +45,7 @@ fn party(op: &Op) -> Option<Party> {
     })
 }
 
-impl Cta<'_> {
+impl Cluster<'_> {
     /// Whether an instruction needs other lanes.
     pub(super) fn is_warp_wide(&self, op: &Op) -> bool {
         party(op).is_some()
@@ -122,8 +128,8 @@ impl Cta<'_> {
             return self.arrive(w, cur, *kind, id, count);
         }
         self.collective(w, complete, op, &masks)?;
-        cur.pc += 1;
-        Ok(Some(cur))
+        w.regs.check(first)?;
+        Ok(self.advance(w, cur))
     }
 
     /// `bar.warp.sync` may be reached at different places: if the lanes that wait at others complete the

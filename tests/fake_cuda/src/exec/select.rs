@@ -1,17 +1,18 @@
 //! Comparisons, predicates, selections and moves.
-use super::cta::{stop, Cta, Step};
+use super::cluster::{stop, Cluster, Step};
 use super::float;
 use super::int::{sign_extend, zero_extend};
 use super::regs::{ballot, each, lanes};
 use super::warp::Warp;
 use super::FaultKind;
-use crate::memory::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
+use crate::memory::{BLOCK_WINDOW_BYTES, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, WINDOW_BYTES};
 use crate::ptx::ir::{Bool, Cmp, Compare, Op, Space, Ty};
 
 /// Start and size of a space in the generic address space.
 fn window(space: Space) -> (u64, u64) {
     match space {
-        Space::Shared => (SHARED_WINDOW, WINDOW_BYTES),
+        Space::Shared => (SHARED_WINDOW, BLOCK_WINDOW_BYTES),
+        Space::Cluster => (SHARED_WINDOW, WINDOW_BYTES),
         Space::Local => (LOCAL_WINDOW, WINDOW_BYTES),
         Space::Param => (PARAM_WINDOW, WINDOW_BYTES),
         Space::Global | Space::Generic => (0, 0),
@@ -35,7 +36,7 @@ fn integers<T: Ord>(cmp: Cmp, pair: impl Fn(usize) -> (T, T)) -> u32 {
     }
 }
 
-impl Cta<'_> {
+impl Cluster<'_> {
     /// The lanes in which a comparison of scalars holds.
     fn compare(&self, w: &Warp, c: &Compare) -> u32 {
         let (a, b) = (self.src64(w, c.a), self.src64(w, c.b));

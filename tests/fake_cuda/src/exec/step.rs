@@ -1,6 +1,6 @@
 //! Which function runs which instruction.
+use super::cluster::{stop, Cluster, Step};
 use super::convert::{cvt, cvt_pack, cvt_pack_int};
-use super::cta::{stop, Cta, Step};
 use super::float;
 use super::int::{self, sign_extend, zero_extend};
 use super::mma::mma;
@@ -9,7 +9,7 @@ use super::warp::Warp;
 use super::FaultKind;
 use crate::ptx::ir::{Op, Src};
 
-impl Cta<'_> {
+impl Cluster<'_> {
     fn words<W: int::Word>(&self, w: &Warp, s: Src) -> Lanes<W> {
         let v = self.src64(w, s);
         each(|l| W::cut(v[l]))
@@ -51,6 +51,7 @@ impl Cta<'_> {
                 line,
             } => return self.assert_fail(w, exec, *message, *file, *line),
             Op::Nop | Op::AddrCheck { .. } => {}
+            Op::Hopper(h) => return self.hopper(w, exec, h),
             Op::Activemask { d } => w.regs.set32(*d, exec, &[exec; 32]),
             Op::Int1 { .. }
             | Op::Int2 { .. }
@@ -400,6 +401,7 @@ impl Cta<'_> {
                     );
                 }
             }
+            Op::Hopper(h) => return self.hopper(w, exec, h),
             _ => {}
         }
         Ok(())

@@ -6,7 +6,9 @@
 //! starve the lane it waits for.
 use std::collections::VecDeque;
 
+use super::flight::BulkGroups;
 use super::regs::{Regs, FULL};
+use super::warpgroup::GroupMember;
 use crate::memory::LocalMemory;
 use crate::ptx::ir::Program;
 
@@ -19,6 +21,8 @@ pub enum State {
     WarpWait,
     /// At barrier `.0`.
     BarWait(u8),
+    /// At an instruction to run again when something has happened in the cluster.
+    Poll,
 }
 
 /// Lanes that are at one instruction.
@@ -57,6 +61,10 @@ pub struct Copies {
 pub struct Warp {
     /// Index in the block.
     pub id: usize,
+    /// The block's rank in the cluster.
+    pub rank: usize,
+    /// Index in the cluster.
+    pub index: usize,
     /// Registers.
     pub regs: Regs,
     /// Local memory.
@@ -67,6 +75,16 @@ pub struct Warp {
     pub alive: u32,
     /// `cp.async` state by lane.
     pub copies: [Copies; 32],
+    /// Bulk copies by lane.
+    pub bulk: [BulkGroups; 32],
+    /// Instructions of the warpgroup.
+    pub group: GroupMember,
+    /// Phase of the cluster's barrier that each lane arrived for and has not waited for.
+    pub cluster_phase: [Option<u32>; 32],
+    /// Phases of the cluster's barrier that the warp has waited for.
+    pub cluster_waited: u32,
+    /// An instruction that waits with a time limit must give up.
+    pub give_up: bool,
     /// Where global memory was last found.
     pub hint: usize,
     /// Thread index of each lane: `tid[axis][lane]`.
@@ -76,9 +94,10 @@ pub struct Warp {
 }
 
 impl Warp {
-    /// Warp `id` of a block, at the start of the program.
-    pub fn new(program: &Program, id: usize, block: [u32; 3]) -> Self {
+    /// Warp `id` of the block of that rank, at the start of the program.
+    pub fn new(program: &Program, rank: usize, id: usize, block: [u32; 3]) -> Self {
         let threads = (block[0] * block[1] * block[2]) as usize;
+        let index = rank * threads.div_ceil(32) + id;
         let alive = match threads - 32 * id {
             n @ 0..32 => (1u32 << n) - 1,
             _ => FULL,
@@ -91,7 +110,9 @@ impl Warp {
         ];
         Warp {
             id,
-            regs: Regs::new(program.regs32, program.regs64, program.preds),
+            rank,
+            index,
+            regs: Regs::new(program.regs32, program.regs64, program.preds, program.wgmma),
             local: LocalMemory::new(program.local_bytes),
             splits: vec![Split {
                 pc: program.start,
@@ -100,6 +121,11 @@ impl Warp {
             }],
             alive,
             copies: std::array::from_fn(|_| Copies::default()),
+            bulk: std::array::from_fn(|_| BulkGroups::default()),
+            group: GroupMember::default(),
+            cluster_phase: [None; 32],
+            cluster_waited: 0,
+            give_up: false,
             hint: 0,
             tid,
             steps: 0,

@@ -111,6 +111,30 @@ impl Allocation {
         self.set(&self.shadow, addr, width, INIT);
     }
 
+    /// Reads bytes, all inside; the first one that nobody wrote, if there is one.
+    pub fn read_bytes(&self, addr: u64, out: &mut [u8]) -> Option<u64> {
+        let mut bad = None;
+        pieces(addr, out.len() as u64, |at, width| {
+            if bad.is_none() && !self.is_initialised(at, width) {
+                bad = (at..at + width).find(|&b| !self.is_initialised(b, 1));
+            }
+            let to = (at - addr) as usize;
+            out[to..to + width as usize]
+                .copy_from_slice(&self.load(at, width).to_le_bytes()[..width as usize]);
+        });
+        bad
+    }
+
+    /// Writes bytes, all inside.
+    pub fn write_bytes(&self, addr: u64, data: &[u8]) {
+        pieces(addr, data.len() as u64, |at, width| {
+            let from = (at - addr) as usize;
+            let mut word = [0u8; 8];
+            word[..width as usize].copy_from_slice(&data[from..from + width as usize]);
+            self.store(at, width, u64::from_le_bytes(word));
+        });
+    }
+
     /// Replaces the `width` (2, 4, 8) bytes at the aligned `addr` atomically by `f(old)`; the old value.
     pub fn update(&self, addr: u64, width: u64, f: impl Fn(u64) -> u64) -> u64 {
         let p = self.at(&self.data, addr, width);
@@ -285,13 +309,10 @@ impl GlobalMemory {
         if data.is_empty() {
             return Ok(());
         }
-        let a = self.table().find(addr, data.len() as u64)?.clone();
-        pieces(addr, data.len() as u64, |at, width| {
-            let from = (at - addr) as usize;
-            let mut word = [0u8; 8];
-            word[..width as usize].copy_from_slice(&data[from..from + width as usize]);
-            a.store(at, width, u64::from_le_bytes(word));
-        });
+        self.table()
+            .find(addr, data.len() as u64)?
+            .clone()
+            .write_bytes(addr, data);
         Ok(())
     }
 
@@ -304,20 +325,7 @@ impl GlobalMemory {
             return Ok(());
         }
         let a = self.table().find(addr, out.len() as u64)?.clone();
-        let mut bad = None;
-        pieces(addr, out.len() as u64, |at, width| {
-            if bad.is_none() && !a.is_initialised(at, width) {
-                bad = Some(
-                    (at..at + width)
-                        .find(|&b| !a.is_initialised(b, 1))
-                        .unwrap_or(at),
-                );
-            }
-            let to = (at - addr) as usize;
-            out[to..to + width as usize]
-                .copy_from_slice(&a.load(at, width).to_le_bytes()[..width as usize]);
-        });
-        match bad {
+        match a.read_bytes(addr, out) {
             Some(addr) => Err(MemoryFault::Uninitialised { addr, bytes: 1 }),
             None => Ok(()),
         }

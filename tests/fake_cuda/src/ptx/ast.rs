@@ -148,8 +148,10 @@ pub enum Operand {
     F64(u64),
     /// `{a, b}`.
     Vector(Vec<Operand>),
-    /// `[base+offset]`, base a register, symbol or absolute number; `[base, {..}]` for tensors.
+    /// `[base+offset]`, base a register, symbol or absolute number.
     Address(Box<Operand>, i64),
+    /// `[base+offset, {c0, c1}]`: a tensor map and coordinates.
+    Tensor(Box<Operand>, i64, Vec<Operand>),
     /// `d|p`.
     Pair(String, String),
     /// `(a, b)` of a call.
@@ -205,6 +207,16 @@ pub struct Function {
     pub max_ntid: Option<[u32; 3]>,
     /// `.reqntid`.
     pub req_ntid: Option<[u32; 3]>,
+    /// `.reqnctapercluster`.
+    pub req_cluster: Option<[u32; 3]>,
+    /// `.explicitcluster`.
+    pub explicit_cluster: bool,
+    /// `.maxclusterrank`.
+    pub max_cluster: Option<u32>,
+    /// `.maxnreg`.
+    pub max_registers: Option<u32>,
+    /// `.minnctapersm`.
+    pub min_blocks: Option<u32>,
     /// `None` for a declaration.
     pub body: Option<Vec<Stmt>>,
     /// PTX line.

@@ -1,6 +1,7 @@
 //! The program as it is run: registers are indices, branch targets are instruction numbers.
 
 pub use super::ast::Ty;
+pub use super::ir_hopper::{Completion, Hopper, Phase, Tile, WgmmaA, WgmmaShape};
 
 /// A register. 8-, 16- and 32-bit registers share one file, 64-bit registers have another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +39,13 @@ pub enum Special {
     GlobalTimer,
     DynamicSmem,
     TotalSmem,
-    Zero,
-    One,
+    Clusterid(u8),
+    Nclusterid(u8),
+    ClusterCtaid(u8),
+    ClusterNctaid(u8),
+    ClusterCtarank,
+    ClusterNctarank,
+    IsExplicitCluster,
 }
 
 /// A source operand of up to 64 bits.
@@ -80,6 +86,8 @@ pub enum Space {
     Generic,
     Global,
     Shared,
+    /// Shared memory of any block of the cluster.
+    Cluster,
     Local,
     /// Parameters of the entry.
     Param,
@@ -717,6 +725,15 @@ pub enum Op {
         file: u32,
         line: u32,
     },
+    /// What compute capability 9.0 brought.
+    Hopper(Box<Hopper>),
+}
+
+impl Op {
+    /// Whether it waits for something, but not for ever.
+    pub fn gives_up(&self) -> bool {
+        matches!(self, Op::Hopper(h) if matches!(**h, Hopper::MbarrierTest { .. }))
+    }
 }
 
 /// Classes of `testp`.
@@ -765,4 +782,8 @@ pub struct Program {
     pub dynamic_offset: u32,
     /// `.file` table.
     pub files: Vec<(u32, String)>,
+    /// It has wgmma instructions, so accesses to registers are followed.
+    pub wgmma: bool,
+    /// `.maxnreg`, or what ptxas may use given `.maxntid` and `.minnctapersm`; none if the PTX says neither.
+    pub registers: Option<u32>,
 }

@@ -1,6 +1,7 @@
 //! PTX text to a typed program: tokens, statements with names, then instructions with indices.
 pub mod ast;
 pub mod ir;
+pub mod ir_hopper;
 mod lexer;
 mod lower;
 mod parser;
@@ -37,6 +38,12 @@ pub struct Entry {
     pub max_ntid: Option<[u32; 3]>,
     /// `.reqntid`.
     pub req_ntid: Option<[u32; 3]>,
+    /// `.reqnctapercluster`.
+    pub req_cluster: Option<[u32; 3]>,
+    /// `.explicitcluster`: it must be launched with a cluster, if the PTX does not give one.
+    pub explicit_cluster: bool,
+    /// `.maxclusterrank`: most blocks of a cluster.
+    pub max_cluster: Option<u32>,
     /// What it runs.
     pub program: ir::Program,
 }
@@ -107,6 +114,9 @@ pub fn parse(text: &str) -> Result<Module, ParseError> {
             local_bytes: program.local_bytes,
             max_ntid: f.max_ntid,
             req_ntid: f.req_ntid,
+            req_cluster: f.req_cluster,
+            explicit_cluster: f.explicit_cluster,
+            max_cluster: f.max_cluster,
             program,
         });
     }

@@ -221,6 +221,8 @@ impl Parser {
         let name = self.word()?;
         let params = self.params()?;
         let (mut max_ntid, mut req_ntid, mut body) = (None, None, None);
+        let (mut req_cluster, mut explicit_cluster, mut max_cluster) = (None, false, None);
+        let (mut max_registers, mut min_blocks) = (None, None);
         loop {
             if self.eat(';') {
                 break;
@@ -233,7 +235,12 @@ impl Parser {
             match w.as_str() {
                 ".maxntid" => max_ntid = Some(self.dims()?),
                 ".reqntid" => req_ntid = Some(self.dims()?),
-                ".minnctapersm" | ".maxnreg" | ".maxnctapersm" => drop(self.small()?),
+                ".reqnctapercluster" => req_cluster = Some(self.dims()?),
+                ".explicitcluster" => explicit_cluster = true,
+                ".maxclusterrank" => max_cluster = Some(self.small()?),
+                ".maxnreg" => max_registers = Some(self.small()?),
+                ".minnctapersm" => min_blocks = Some(self.small()?),
+                ".maxnctapersm" => drop(self.small()?),
                 ".noreturn" => {}
                 ".pragma" => {
                     self.at += 1;
@@ -251,6 +258,11 @@ impl Parser {
             params,
             max_ntid,
             req_ntid,
+            req_cluster,
+            explicit_cluster,
+            max_cluster,
+            max_registers,
+            min_blocks,
             body,
             line,
         })
@@ -409,6 +421,12 @@ impl Parser {
                 Operand::Int(offset) => (Operand::Int(0), offset),
                 other => (other, 0),
             };
+            if self.eat(',') {
+                self.expect('{')?;
+                let coordinates = self.list('}')?;
+                self.expect(']')?;
+                return Ok(Operand::Tensor(Box::new(base), offset, coordinates));
+            }
             self.expect(']')?;
             return Ok(Operand::Address(Box::new(base), offset));
         }

@@ -93,6 +93,8 @@ impl Machine {
             entry,
             grid: [grid, 1, 1],
             block: [block, 1, 1],
+            cluster: [1; 3],
+            explicit_cluster: false,
             dynamic_shared: dynamic,
             params: &params,
             memory: &self.memory,

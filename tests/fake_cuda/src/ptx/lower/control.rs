@@ -59,6 +59,7 @@ impl Lowerer<'_> {
             "trap" | "brkpt" => Op::Trap,
             // Nothing to wait for: launches run one after the other.
             "griddepcontrol" => {
+                self.needs_target("griddepcontrol", 90, false)?;
                 if !(m.flag("wait") | m.flag("launch_dependents")) {
                     return self.err("unknown griddepcontrol");
                 }
@@ -142,9 +143,8 @@ impl Lowerer<'_> {
                 mask: self.src(&o[0], Ty::B32)?,
             });
         }
-        if m.rest().contains(&"cluster") {
-            // A cluster of one block: barrier.cluster has the block's own threads to wait for.
-            return self.err("barrier.cluster is not supported");
+        if m.flag("cluster") {
+            return self.cluster_barrier(m, o);
         }
         m.flag("cta");
         let aligned = m.flag("aligned") || root == "bar";

@@ -9,6 +9,7 @@ pub(super) fn space(name: &str) -> Option<Space> {
     match name {
         "global" | "const" => Some(Space::Global),
         "shared" | "shared::cta" => Some(Space::Shared),
+        "shared::cluster" => Some(Space::Cluster),
         "local" => Some(Space::Local),
         "param" | "param::entry" => Some(Space::Param),
         _ => None,

@@ -1,9 +1,10 @@
 //! Loads, stores, atomics, `cp.async`, fences and hints.
 use super::convert::space;
+use super::hopper::op;
 use super::mods::Mods;
 use super::{Lowered, Lowerer};
 use crate::ptx::ast::{Operand, Ty};
-use crate::ptx::ir::{AtomOp, Int1, Op, PredSrc, Space, Src};
+use crate::ptx::ir::{AtomOp, Hopper, Int1, Op, PredSrc, Space, Src};
 
 /// Names of read-modify-write operations.
 pub(super) fn atom_op(name: &str) -> Option<AtomOp> {
@@ -59,6 +60,11 @@ impl Lowerer<'_> {
             }
             "prefetch" | "prefetchu" | "applypriority" | "discard" => {
                 let space = m.pick(space).unwrap_or(Space::Generic);
+                if root == "prefetch" && m.flag("tensormap") {
+                    self.needs_target("prefetch.tensormap", 90, false)?;
+                    let map = self.addr(&o[0])?;
+                    return Ok(Some(op(Hopper::PrefetchMap { map })));
+                }
                 for level in ["L1", "L2"] {
                     m.flag(level);
                 }
@@ -71,29 +77,12 @@ impl Lowerer<'_> {
                     addr: self.addr(&o[0])?,
                 }))
             }
-            _ => {
-                m.drop_ordering();
-                for f in [
-                    "gl",
-                    "proxy",
-                    "async",
-                    "alias",
-                    "global",
-                    "shared::cta",
-                    "mbarrier_init",
-                    "async::global",
-                    "async::shared::cta",
-                ] {
-                    m.flag(f);
-                }
-                m.flag("gl");
-                Ok(Some(Op::Nop))
-            }
+            _ => self.fence(m, o).map(Some),
         }
     }
 
     /// `.L2::cache_hint` adds a last operand that only names a policy.
-    fn without_hint<'o>(m: &mut Mods, o: &'o [Operand]) -> &'o [Operand] {
+    pub(super) fn without_hint<'o>(m: &mut Mods, o: &'o [Operand]) -> &'o [Operand] {
         m.drop_hints();
         let hinted = m.flag("L2::cache_hint");
         &o[..o.len() - usize::from(hinted && !o.is_empty())]
@@ -163,7 +152,10 @@ impl Lowerer<'_> {
         let Some(ty) = m.ty() else {
             return self.err("atomic without a type");
         };
-        if !matches!(space, Space::Generic | Space::Global | Space::Shared) {
+        if !matches!(
+            space,
+            Space::Generic | Space::Global | Space::Shared | Space::Cluster
+        ) {
             return self.err("atomic in this space");
         }
         let float = ty.is_float();
@@ -195,16 +187,26 @@ impl Lowerer<'_> {
 
     fn cp_async(&mut self, m: &mut Mods, o: &[Operand]) -> Lowered<Op> {
         if !m.flag("async") {
-            return self.err("this cp is not supported");
+            return self.err(format!("'cp.{}' is not supported", m.rest().join(".")));
         }
-        if m.rest()
-            .iter()
-            .any(|s| matches!(*s, "bulk" | "mbarrier" | "reduce"))
-        {
+        if m.rest().contains(&"reduce") {
             return self.err(format!(
-                "'cp.async.{}' is not supported",
+                "'cp.{}.async' is not supported",
                 m.rest().join(".")
             ));
+        }
+        if m.flag("bulk") {
+            return self.bulk(m, o);
+        }
+        if m.flag("mbarrier") {
+            let noinc = m.flag("arrive") && m.flag("noinc");
+            let space = m.pick(space).unwrap_or(Space::Generic);
+            if m.ty() != Some(Ty::B64) || !matches!(space, Space::Shared | Space::Generic) {
+                return self.err("cp.async.mbarrier.arrive is .b64, in .shared::cta");
+            }
+            self.count(o, &[1])?;
+            let addr = self.addr(&o[0])?;
+            return Ok(op(Hopper::CpAsyncArrive { space, addr, noinc }));
         }
         if m.flag("commit_group") {
             return Ok(Op::CpAsyncCommit);

@@ -1,8 +1,10 @@
 //! Statements with names to a program with indices: one program an entry, its callees inside.
 mod arith;
+mod bulk;
 mod control;
 mod convert;
 mod float;
+mod hopper;
 mod memory;
 mod mods;
 mod names;
@@ -52,6 +54,7 @@ pub(super) fn lower_entry(ast: &Ast, entry: &Function) -> Lowered<Program> {
         ast,
         program: Program {
             files: ast.files.clone(),
+            registers: registers(entry),
             ..Program::default()
         },
         scopes: Scopes::default(),
@@ -76,6 +79,20 @@ pub(super) fn lower_entry(ast: &Ast, entry: &Function) -> Lowered<Program> {
     }
     l.patch_branches();
     Ok(l.program)
+}
+
+/// Registers of a thread at launch, as ptxas gives them out: `.maxnreg`, or an equal share of the multiprocessor's.
+fn registers(entry: &Function) -> Option<u32> {
+    const OF_MULTIPROCESSOR: u32 = 65536;
+    let block = entry.req_ntid.or(entry.max_ntid);
+    let share = block.map(|n| {
+        let threads = n.iter().product::<u32>().max(1).next_multiple_of(32);
+        OF_MULTIPROCESSOR / (threads * entry.min_blocks.unwrap_or(1).max(1))
+    });
+    entry
+        .max_registers
+        .or(share)
+        .map(|n| (n / 8 * 8).clamp(24, 256))
 }
 
 /// Offsets of the parameters in the packed buffer, and its size.
@@ -313,6 +330,10 @@ impl<'a> Lowerer<'a> {
             | "stmatrix" | "mma" | "movmatrix" => self.warp(root, &mut m, o)?,
             "bar" | "barrier" | "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt"
             | "nanosleep" | "griddepcontrol" | "pmevent" => self.control(root, &mut m, o)?,
+            "mbarrier" => self.mbarrier(&mut m, o)?,
+            "mapa" | "getctarank" => self.cluster_address(root, &mut m, o)?,
+            "wgmma" => self.wgmma(&mut m, o)?,
+            "setmaxnreg" => self.setmaxnreg(&mut m, o)?,
             _ => return self.err(format!("unknown opcode '{}'", inst.opcode)),
         };
         if !m.rest().is_empty() {

@@ -84,6 +84,9 @@ pub fn mentions(o: &Operand, symbol: &str) -> bool {
     match o {
         Operand::Name(n) | Operand::Offset(n, _) => n == symbol,
         Operand::Address(base, _) => mentions(base, symbol),
+        Operand::Tensor(base, _, v) => {
+            mentions(base, symbol) || v.iter().any(|o| mentions(o, symbol))
+        }
         Operand::Vector(v) | Operand::Paren(v) => v.iter().any(|o| mentions(o, symbol)),
         _ => false,
     }
@@ -101,10 +104,12 @@ fn special(name: &str) -> Option<Special> {
         return Some(match base {
             "%tid" => Special::Tid(a),
             "%ntid" => Special::Ntid(a),
-            "%ctaid" | "%clusterid" => Special::Ctaid(a),
-            "%nctaid" | "%nclusterid" => Special::Nctaid(a),
-            "%cluster_ctaid" => Special::Zero,
-            "%cluster_nctaid" => Special::One,
+            "%ctaid" => Special::Ctaid(a),
+            "%nctaid" => Special::Nctaid(a),
+            "%clusterid" => Special::Clusterid(a),
+            "%nclusterid" => Special::Nclusterid(a),
+            "%cluster_ctaid" => Special::ClusterCtaid(a),
+            "%cluster_nctaid" => Special::ClusterNctaid(a),
             _ => return None,
         });
     }
@@ -126,8 +131,9 @@ fn special(name: &str) -> Option<Special> {
         "%globaltimer" | "%globaltimer_lo" => Special::GlobalTimer,
         "%dynamic_smem_size" => Special::DynamicSmem,
         "%total_smem_size" => Special::TotalSmem,
-        "%cluster_ctarank" | "%is_explicit_cluster" => Special::Zero,
-        "%cluster_nctarank" => Special::One,
+        "%cluster_ctarank" => Special::ClusterCtarank,
+        "%cluster_nctarank" => Special::ClusterNctarank,
+        "%is_explicit_cluster" => Special::IsExplicitCluster,
         _ => return None,
     })
 }

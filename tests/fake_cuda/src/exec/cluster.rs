@@ -1,13 +1,22 @@
-//! One block: schedules its warps in a seeded random order and keeps its barriers.
+//! One cluster (of one block where nobody asks for more): schedules its warps in a seeded random order, lets
+//! asynchronous copies land in between, and keeps what the blocks hold.
+use std::collections::HashMap;
+
 use super::barrier::Barrier;
+use super::cluster_barrier::ClusterBarrier;
+use super::flight::Flights;
+use super::mbarrier::Mbarrier;
 use super::regs::lanes;
 use super::warp::{Split, State, Warp};
+use super::warpgroup::Warpgroup;
 use super::{Fault, FaultKind, Launch};
-use crate::memory::{GlobalMemory, GlobalView, MemoryFault, SharedMemory, MAX_WARPS};
+use crate::memory::{Clocks, GlobalMemory, GlobalView, MemoryFault, SharedMemory, Who, MAX_WARPS};
 use crate::ptx::ir::{Op, Program, Special, Src};
 
 /// Instructions of one block after which it is given up.
 const RUNAWAY: u64 = 1 << 30;
+/// How often those who wait are told "not yet" while nothing at all happens, before that is a deadlock.
+const PATIENCE: u32 = 8;
 
 /// A refused instruction: which lane did what.
 pub struct Stop {
@@ -73,73 +82,139 @@ impl Rng {
     }
 }
 
-/// One block at work.
-pub struct Cta<'a> {
-    pub env: &'a Env<'a>,
-    pub block: [u32; 3],
+/// One block of the cluster.
+pub struct Block {
+    pub index: [u32; 3],
     pub shared: SharedMemory,
-    pub rng: Rng,
     pub(super) barriers: [Barrier; 16],
-    /// Warps that a completed barrier lets go, and the barrier.
+    /// Live mbarrier objects by address.
+    pub(super) mbarriers: HashMap<u64, Mbarrier>,
+    pub(super) warpgroups: Vec<Warpgroup>,
+    /// Registers that nobody holds.
+    pub(super) free_registers: u32,
+    /// Threads that have not exited.
+    pub alive: u32,
+}
+
+/// One cluster at work.
+pub struct Cluster<'a> {
+    pub env: &'a Env<'a>,
+    pub blocks: Vec<Block>,
+    /// What orders the warps.
+    pub clocks: Clocks,
+    pub rng: Rng,
+    pub(super) flights: Flights,
+    pub(super) barrier: ClusterBarrier,
+    /// mbarrier objects made so far.
+    pub(super) mbarriers: usize,
+    /// Warps (of the cluster) that a completed barrier lets go, and the barrier.
     pub(super) released: Vec<(usize, u8)>,
     /// A barrier is complete: the running warp stops so that its waiters are let go first.
     pub(super) settle: bool,
+    /// Counts what may let a waiting warp go on.
+    pub(super) events: u64,
+    /// The instruction that runs.
+    pub(super) pc: u32,
+    /// The instruction that ran must be run again when something has happened.
+    pub(super) blocked: bool,
     pub thread_instructions: u64,
     pub warp_instructions: u64,
 }
 
-impl<'a> Cta<'a> {
-    /// Block `index` of the grid.
+impl<'a> Cluster<'a> {
+    /// Cluster `index` of the grid.
     pub fn new(env: &'a Env<'a>, index: u64) -> Self {
         let l = env.launch;
-        let [gx, gy, _] = l.grid.map(u64::from);
-        let block = [
-            (index % gx) as u32,
-            (index / gx % gy) as u32,
-            (index / (gx * gy)) as u32,
+        let size: [u64; 3] = l.cluster.map(u64::from);
+        let across = [0, 1, 2].map(|axis| u64::from(l.grid[axis]) / size[axis]);
+        let corner = [
+            index % across[0] * size[0],
+            index / across[0] % across[1] * size[1],
+            index / (across[0] * across[1]) * size[2],
         ];
-        let warps = (l.block.iter().product::<u32>() as usize)
-            .div_ceil(32)
-            .min(MAX_WARPS);
+        let threads = l.block.iter().product::<u32>();
+        let warps = (threads as usize).div_ceil(32).min(MAX_WARPS);
         let bytes = match l.dynamic_shared {
             0 => env.program.static_shared,
             n => env.program.dynamic_offset + n,
         };
-        Cta {
-            env,
-            block,
-            shared: SharedMemory::new(bytes, warps),
-            rng: Rng::new(l.seed ^ index.wrapping_mul(0xd6e8_feb8_6659_fd93)),
+        let each = env.program.registers;
+        let block = |rank: u64| Block {
+            index: [
+                (corner[0] + rank % size[0]) as u32,
+                (corner[1] + rank / size[0] % size[1]) as u32,
+                (corner[2] + rank / (size[0] * size[1])) as u32,
+            ],
+            shared: SharedMemory::new(bytes),
             barriers: Default::default(),
+            mbarriers: HashMap::new(),
+            warpgroups: (0..warps.div_ceil(4))
+                .map(|_| Warpgroup::new(each))
+                .collect(),
+            free_registers: 0,
+            alive: threads,
+        };
+        let blocks: Vec<Block> = (0..size.iter().product()).map(block).collect();
+        Cluster {
+            env,
+            clocks: Clocks::new(warps * blocks.len(), warps.div_ceil(4) * blocks.len()),
+            barrier: ClusterBarrier::new(threads * blocks.len() as u32),
+            blocks,
+            rng: Rng::new(l.seed ^ index.wrapping_mul(0xd6e8_feb8_6659_fd93)),
+            flights: Flights::default(),
+            mbarriers: 0,
             released: Vec::new(),
             settle: false,
+            events: 0,
+            pc: 0,
+            blocked: false,
             thread_instructions: 0,
             warp_instructions: 0,
         }
+    }
+
+    /// Warps of a block.
+    pub(super) fn warps(&self) -> usize {
+        self.threads().div_ceil(32) as usize
+    }
+
+    /// The warp itself, as someone who touches shared memory.
+    pub(super) fn who(&self, w: &Warp) -> Who {
+        self.clocks.generic(w.index)
     }
 
     pub(super) fn threads(&self) -> u32 {
         self.env.launch.block.iter().product()
     }
 
-    /// Runs the block to its end.
+    /// Runs the cluster to its end.
     pub fn run(&mut self) -> Result<(), Fault> {
         let l = self.env.launch;
-        let count = self.threads().div_ceil(32) as usize;
-        let mut warps: Vec<Warp> = (0..count)
-            .map(|id| Warp::new(self.env.program, id, l.block))
+        let each = self.warps();
+        let mut warps: Vec<Warp> = (0..each * self.blocks.len())
+            .map(|i| Warp::new(self.env.program, i / each, i % each, l.block))
             .collect();
+        let mut hopeless = 0;
         loop {
-            let ready: Vec<usize> = (0..count).filter(|&i| warps[i].ready()).collect();
-            if ready.is_empty() {
+            let before = self.events;
+            let ready: Vec<usize> = (0..warps.len()).filter(|&i| warps[i].ready()).collect();
+            if self.flights.any() && (ready.is_empty() || self.rng.next().is_multiple_of(4)) {
+                self.land_any()?;
+            } else if ready.is_empty() {
                 if warps.iter().all(|w| w.alive == 0) {
                     return Ok(());
                 }
-                return Err(self.deadlock(&warps));
+                // Instructions that wait with a time limit come back empty-handed.
+                hopeless += 1;
+                if hopeless > PATIENCE || !self.time_out(&mut warps) {
+                    return Err(self.deadlock(&warps));
+                }
+            } else {
+                let chosen = ready[self.rng.next() as usize % ready.len()];
+                self.slice(&mut warps[chosen])?;
             }
-            let chosen = ready[self.rng.next() as usize % ready.len()];
-            self.slice(&mut warps[chosen])?;
             for (warp, id) in std::mem::take(&mut self.released) {
+                self.events += 1;
                 for s in warps[warp]
                     .splits
                     .iter_mut()
@@ -151,10 +226,44 @@ impl<'a> Cta<'a> {
             }
             self.finish_reductions(&mut warps);
             self.settle = false;
+            if self.events != before {
+                hopeless = 0;
+                let all = warps.iter_mut().flat_map(|w| &mut w.splits);
+                for s in all.filter(|s| s.state == State::Poll) {
+                    s.state = State::Ready;
+                }
+            }
         }
     }
 
-    fn fault(&self, w: &Warp, pc: u32, stop: Stop) -> Fault {
+    /// Lets go whoever waits at an instruction that gives up after a while; whether there is anyone.
+    fn time_out(&self, warps: &mut [Warp]) -> bool {
+        let code = &self.env.program.code;
+        let mut any = false;
+        for w in warps {
+            for s in w.splits.iter_mut().filter(|s| s.state == State::Poll) {
+                if code[s.pc as usize].op.gives_up() {
+                    s.state = State::Ready;
+                    w.give_up = true;
+                    any = true;
+                }
+            }
+        }
+        any
+    }
+
+    pub(super) fn fault(&self, w: &Warp, pc: u32, stop: Stop) -> Fault {
+        let thread = [0, 1, 2].map(|axis| w.tid[axis][stop.lane]);
+        self.fault_at(w.rank, thread, pc, stop.kind)
+    }
+
+    pub(super) fn fault_at(
+        &self,
+        rank: usize,
+        thread: [u32; 3],
+        pc: u32,
+        kind: FaultKind,
+    ) -> Fault {
         let inst = &self.env.program.code[pc as usize];
         let files = &self.env.program.files;
         let source = inst.loc.map(|(file, line)| {
@@ -168,14 +277,15 @@ impl<'a> Cta<'a> {
             kernel: self.env.launch.entry.into(),
             ptx_line: inst.line,
             source,
-            block: self.block,
-            thread: [0, 1, 2].map(|axis| w.tid[axis][stop.lane]),
-            kind: stop.kind,
+            block: self.blocks[rank].index,
+            thread,
+            kind,
         }
     }
 
     fn deadlock(&self, warps: &[Warp]) -> Fault {
-        let exited: u32 = self.threads() - warps.iter().map(|w| w.alive.count_ones()).sum::<u32>();
+        let total = self.threads() * self.blocks.len() as u32;
+        let exited = total - warps.iter().map(|w| w.alive.count_ones()).sum::<u32>();
         let stuck = warps
             .iter()
             .flat_map(|w| w.splits.iter().map(move |s| (w, s)));
@@ -190,21 +300,43 @@ impl<'a> Cta<'a> {
                 FaultKind::Deadlock(String::from("no lanes left")),
             );
         };
-        let kind = match s.state {
+        let lane = s.mask.trailing_zeros() as usize;
+        let mut text = match s.state {
             State::BarWait(id) => {
-                let b = &self.barriers[id as usize];
-                FaultKind::Deadlock(format!(
+                let b = &self.blocks[w.rank].barriers[id as usize];
+                format!(
                     "barrier {id} waits for {} threads, {} came, {exited} have exited",
                     b.expected, b.arrived
-                ))
+                )
             }
-            _ => FaultKind::Deadlock(format!(
+            State::Poll => format!("warp {} waits {}", w.index, self.waits_for(w, s)),
+            _ => format!(
                 "lanes {:#010x} of the warp wait for others that never come (alive: {:#010x}, {exited} threads have exited)",
                 s.mask, w.alive
-            )),
+            ),
         };
-        let lane = s.mask.trailing_zeros() as usize;
-        self.fault(w, s.pc, Stop { lane, kind })
+        // Who else waits, each place once.
+        let mut places = vec![s.pc];
+        for (w, s) in stuck {
+            if !places.contains(&s.pc) && places.len() < 6 {
+                places.push(s.pc);
+                let line = self.env.program.code[s.pc as usize].line;
+                let what = match s.state {
+                    State::Poll => self.waits_for(w, s),
+                    State::BarWait(id) => format!("at barrier {id}"),
+                    _ => String::from("for lanes of its own"),
+                };
+                text += &format!("; warp {} waits {what} (PTX line {line})", w.index);
+            }
+        }
+        self.fault(
+            w,
+            s.pc,
+            Stop {
+                lane,
+                kind: FaultKind::Deadlock(text),
+            },
+        )
     }
 
     /// Runs one warp for a random while.
@@ -265,6 +397,7 @@ impl<'a> Cta<'a> {
         self.thread_instructions += u64::from(exec.count_ones());
         self.warp_instructions += 1;
         w.steps += 1;
+        self.pc = cur.pc;
         if exec == 0 {
             cur.pc += 1;
             return Ok(Some(cur));
@@ -272,7 +405,7 @@ impl<'a> Cta<'a> {
         match &inst.op {
             Op::Bra { target } => return Ok(Some(branch(w, cur, exec, *target))),
             Op::Exit => {
-                w.exit(exec);
+                self.exit(w, exec)?;
                 cur.mask &= !exec;
                 cur.pc += 1;
                 return Ok(if cur.mask == 0 { None } else { Some(cur) });
@@ -295,8 +428,38 @@ impl<'a> Cta<'a> {
             return self.warp_wide(w, cur, exec, &inst.op);
         }
         self.execute(w, exec, &inst.op)?;
+        w.regs.check(exec.trailing_zeros() as usize)?;
+        Ok(self.advance(w, cur))
+    }
+
+    /// Where a split goes after an instruction: on, or nowhere as long as the instruction must wait.
+    pub(super) fn advance(&mut self, w: &mut Warp, mut cur: Split) -> Option<Split> {
+        if std::mem::take(&mut self.blocked) {
+            w.splits.push(Split {
+                state: State::Poll,
+                ..cur
+            });
+            return None;
+        }
         cur.pc += 1;
-        Ok(Some(cur))
+        Some(cur)
+    }
+
+    /// Ends lanes.
+    fn exit(&mut self, w: &mut Warp, exec: u32) -> Step {
+        self.leave_copies(w, exec)?;
+        self.leave_cluster_barrier(w, exec);
+        w.exit(exec);
+        let block = &mut self.blocks[w.rank];
+        block.alive -= exec.count_ones();
+        self.events += 1;
+        if w.alive == 0 {
+            self.leave_warpgroup(w, exec)?;
+        }
+        if self.blocks[w.rank].alive == 0 {
+            self.leave_block(w, exec)?;
+        }
+        Ok(())
     }
 
     /// Sends each lane of `exec` to a place of its own.
@@ -374,19 +537,30 @@ impl<'a> Cta<'a> {
             Special::LanemaskGe => return by_lane(&|l| u32::MAX << l),
             Special::LanemaskGt => return by_lane(&|l| (u32::MAX << l) << 1),
             Special::Ntid(axis) => l.block[axis as usize].into(),
-            Special::Ctaid(axis) => self.block[axis as usize].into(),
+            Special::Ctaid(axis) => self.blocks[w.rank].index[axis as usize].into(),
+            Special::Clusterid(axis) => {
+                let axis = axis as usize;
+                (self.blocks[w.rank].index[axis] / l.cluster[axis]).into()
+            }
+            Special::Nclusterid(axis) => (l.grid[axis as usize] / l.cluster[axis as usize]).into(),
+            Special::ClusterCtaid(axis) => {
+                let axis = axis as usize;
+                (self.blocks[w.rank].index[axis] % l.cluster[axis]).into()
+            }
+            Special::ClusterNctaid(axis) => l.cluster[axis as usize].into(),
+            Special::ClusterCtarank => w.rank as u64,
+            Special::ClusterNctarank => self.blocks.len() as u64,
+            Special::IsExplicitCluster => l.explicit_cluster.into(),
             Special::Nctaid(axis) => l.grid[axis as usize].into(),
             Special::Warpid => w.id as u64,
             Special::Nwarpid => u64::from(l.device.max_threads_per_sm / 32),
-            Special::Smid => (self.block[0] % l.device.sm_count).into(),
+            Special::Smid => (self.blocks[w.rank].index[0] % l.device.sm_count).into(),
             Special::Nsmid => l.device.sm_count.into(),
             Special::Gridid => 1,
             Special::Clock | Special::Clock64 | Special::GlobalTimer => self.warp_instructions * 4,
             Special::ClockHi => (self.warp_instructions * 4) >> 32,
             Special::DynamicSmem => dynamic,
             Special::TotalSmem => static_bytes + dynamic,
-            Special::Zero => 0,
-            Special::One => 1,
         };
         [one; 32]
     }

@@ -1,0 +1,213 @@
+//! What a plan is made for.
+
+use super::launch::narrow;
+use crate::activation::Activation;
+use crate::element::DType;
+use crate::epilogue::Epilogue;
+use crate::error::{Error, Result};
+use crate::gemm::{check_k, ActivationQuant};
+use std::fmt;
+use std::str::FromStr;
+
+/// The left operand's kind.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Input {
+    /// Floats of this type, quantised on the way.
+    Float(DType, ActivationQuant),
+    /// Integers.
+    Int8 {
+        /// Elements between rows; K when dense.
+        stride: usize,
+        /// Whether they come with scales: one a row, or a single one.
+        scales: bool,
+        /// Whether they come with zero points, one a row.
+        zero_points: bool,
+    },
+}
+
+/// Who multiplies.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Algorithm {
+    /// What a pure function of problem and device answers; [`Plan`](super::Plan) prints it with the reason.
+    #[default]
+    Heuristic,
+    /// The fastest of all, measured when the plan is made, or read from the [cache](super::ChoiceCache).
+    Autotuned,
+    /// cuBLASLt, with the first of its candidates.
+    CublasLt,
+    /// cuBLASLt, with this one of its candidates.
+    CublasLtCandidate(usize),
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Algorithm::Heuristic => f.write_str("heuristic"),
+            Algorithm::Autotuned => f.write_str("autotuned"),
+            Algorithm::CublasLt => f.write_str("cublaslt"),
+            Algorithm::CublasLtCandidate(i) => write!(f, "cublaslt:{i}"),
+        }
+    }
+}
+
+impl FromStr for Algorithm {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once(':') {
+            None if text == "heuristic" => return Ok(Algorithm::Heuristic),
+            None if text == "autotuned" => return Ok(Algorithm::Autotuned),
+            None if text == "cublaslt" => return Ok(Algorithm::CublasLt),
+            Some(("cublaslt", number)) => {
+                if let Ok(number) = number.parse() {
+                    return Ok(Algorithm::CublasLtCandidate(number));
+                }
+            }
+            _ => {}
+        }
+        Err(Error::Value {
+            what: "the algorithm",
+            found: format!("'{text}'"),
+            expected: "heuristic, autotuned, cublaslt or cublaslt:N".into(),
+        })
+    }
+}
+
+/// A product to plan: `out[M, N] = epilogue(lhs[M, K] x weights[N, K]^T)`, the steps and their rounding those of
+/// the [epilogue](crate::epilogue).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spec {
+    /// Rows of the left operand and of the result.
+    pub m: usize,
+    /// Columns of the result.
+    pub n: usize,
+    /// The contracted dimension.
+    pub k: usize,
+    /// The left operand.
+    pub input: Input,
+    /// The result's type.
+    pub output: DType,
+    /// The type of the bias, if there is one.
+    pub bias: Option<DType>,
+    /// Applied after the bias.
+    pub activation: Activation,
+    /// The type of the residual, if there is one.
+    pub residual: Option<DType>,
+    /// The step of an i8 output: needed there, refused elsewhere.
+    pub out_scale: Option<f32>,
+    /// Who multiplies.
+    pub algorithm: Algorithm,
+}
+
+impl Spec {
+    /// Floats in and floats out, one scale a token, nothing in the epilogue beyond the scales.
+    pub fn floats(m: usize, n: usize, k: usize, input: DType, output: DType) -> Self {
+        Spec {
+            m,
+            n,
+            k,
+            input: Input::Float(input, ActivationQuant::PerToken),
+            output,
+            bias: None,
+            activation: Activation::None,
+            residual: None,
+            out_scale: None,
+            algorithm: Algorithm::Heuristic,
+        }
+    }
+
+    /// Dense integers in and exact sums out.
+    pub fn int8(m: usize, n: usize, k: usize) -> Self {
+        let input = Input::Int8 {
+            stride: k,
+            scales: false,
+            zero_points: false,
+        };
+        Spec {
+            input,
+            ..Self::floats(m, n, k, DType::F32, DType::I32)
+        }
+    }
+
+    /// The same product by another algorithm.
+    pub fn with_algorithm(self, algorithm: Algorithm) -> Self {
+        Spec { algorithm, ..self }
+    }
+
+    pub(super) fn zero_points(&self) -> bool {
+        match self.input {
+            Input::Float(_, quant) => quant == ActivationQuant::PerTokenAsymmetric,
+            Input::Int8 { zero_points, .. } => zero_points,
+        }
+    }
+
+    /// Whether the sums are the result as they are.
+    pub(super) fn raw(&self) -> bool {
+        self.output == DType::I32 && !self.zero_points()
+    }
+
+    /// Refuses parts that contradict each other, with the errors of the epilogue.
+    pub(super) fn check(&self) -> Result<()> {
+        check_k(self.k, self.zero_points())?;
+        narrow("M", self.m)?;
+        narrow("N", self.n)?;
+        let epilogue = Epilogue {
+            activation: self.activation,
+            out_scale: self.out_scale,
+            ..Epilogue::default()
+        };
+        epilogue.check(self.m, self.n, self.output)?;
+        let refuse = |what, expected| {
+            Err(Error::Epilogue {
+                what,
+                output: self.output,
+                expected,
+            })
+        };
+        let raw = self.output == DType::I32;
+        if raw && (self.bias.is_some() || self.residual.is_some()) {
+            return refuse("a bias, activation or residual", "the raw sums only");
+        }
+        for (what, dtype) in [("the bias", self.bias), ("the residual", self.residual)] {
+            if let Some(dtype) = dtype.filter(|d| matches!(d, DType::I32 | DType::I8)) {
+                return Err(Error::Value {
+                    what,
+                    found: dtype.to_string(),
+                    expected: "f32, f16 or bf16".into(),
+                });
+            }
+        }
+        match self.input {
+            Input::Float(DType::I32 | DType::I8, _) => Err(Error::Value {
+                what: "the input's type",
+                found: "integers".into(),
+                expected: "f32, f16 or bf16; Input::Int8 for integers".into(),
+            }),
+            Input::Float(..) if raw => refuse(
+                "a float left operand",
+                "an int8 left operand: raw sums would lose its scales",
+            ),
+            Input::Float(_, ActivationQuant::Static { scale })
+                if !(scale > 0.0 && scale.is_finite() && (1.0 / scale).is_finite()) =>
+            {
+                Err(Error::Value {
+                    what: "the static activation scale",
+                    found: scale.to_string(),
+                    expected: "a number above zero with a finite inverse".into(),
+                })
+            }
+            Input::Float(..) => Ok(()),
+            Input::Int8 { scales: true, .. } if raw => {
+                refuse("scales", "the raw sums carry no scales")
+            }
+            Input::Int8 { stride, .. } if self.m > 1 && stride < self.k => Err(Error::Value {
+                what: "the left operand's row stride",
+                found: stride.to_string(),
+                expected: format!("at least its {} columns", self.k),
+            }),
+            Input::Int8 { .. } => Ok(()),
+        }
+    }
+}

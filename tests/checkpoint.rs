@@ -1,0 +1,414 @@
+//! Checkpoints made by others are read as their makers mean them; damaged and hostile ones are refused.
+
+use imma::checkpoint::{Checkpoint, StoredWeight};
+use imma::{default_backend, ActivationQuant, Int8Linear};
+use ndarray::{arr2, Array2, ArrayD, Ix2};
+use proptest::prelude::*;
+use std::path::{Path, PathBuf};
+
+const FOLDERS: [&str; 5] = ["ct_dynamic", "ct_static", "ct_asymmetric", "bnb", "floats"];
+
+fn data(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data/checkpoints")
+        .join(folder)
+}
+
+fn matrix(x: ArrayD<f32>) -> Array2<f32> {
+    x.into_dimensionality::<Ix2>().unwrap()
+}
+
+/// A folder of its own, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("imma-ckpt-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        Folder(dir)
+    }
+
+    /// A file of this header and this many bytes of data, opened.
+    fn open(&self, header: &str, data: &[u8]) -> Result<Checkpoint, String> {
+        let path = self.0.join("model.safetensors");
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.extend_from_slice(data);
+        std::fs::write(&path, bytes).unwrap();
+        Checkpoint::open(&path).map_err(|e| e.to_string())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn weights_of_every_format_dequantise_to_what_their_makers_say() {
+    let mut layers = 0;
+    for folder in FOLDERS {
+        let checkpoint = Checkpoint::open(data(folder)).unwrap();
+        let expected = Checkpoint::open(data(folder).join("expected.safetensors")).unwrap();
+        for name in expected.names().filter(|n| n.ends_with(".weight")) {
+            let want = matrix(expected.floats(name).unwrap());
+            let stored = checkpoint.stored_linear(name.strip_suffix(".weight").unwrap());
+            let got = stored.unwrap().weight.dequantize();
+            assert_eq!(got.dim(), want.dim());
+            for (got, want) in got.iter().zip(&want) {
+                // The package rounds to the scale's own type: bfloat16 or float16 in two of them.
+                let slack = match folder {
+                    "ct_dynamic" => 1.0 / 256.0,
+                    "ct_asymmetric" => 1.0 / 2048.0,
+                    "bnb" => 2e-7,
+                    _ => 0.0,
+                };
+                let off = (got - want).abs();
+                assert!(off <= slack * want.abs(), "{folder} {name}: {got} {want}");
+            }
+            layers += 1;
+        }
+    }
+    assert_eq!(layers, 11);
+}
+
+#[test]
+fn layers_compute_what_compressed_tensors_computes() {
+    for (folder, slack) in [
+        ("ct_dynamic", 2e-2),
+        ("ct_static", 1e-2),
+        ("ct_asymmetric", 1e-2),
+    ] {
+        let expected = Checkpoint::open(data(folder).join("expected.safetensors")).unwrap();
+        for prefix in ["up", "down"] {
+            let layer = Int8Linear::from_checkpoint(data(folder), prefix).unwrap();
+            let tensor = |what| matrix(expected.floats(&format!("{prefix}.{what}")).unwrap());
+            let (x, want) = (tensor("x"), tensor("y"));
+            let got = layer.forward(x.view()).unwrap();
+            let norm =
+                |y: &Array2<f32>| y.iter().map(|y| f64::from(*y).powi(2)).sum::<f64>().sqrt();
+            let off = norm(&(&got - &want)) / norm(&want);
+            assert!(off < slack, "{folder} {prefix}: relative error {off}");
+        }
+    }
+}
+
+#[test]
+fn the_way_inputs_are_quantised_comes_from_the_checkpoint() {
+    let input = |folder, prefix| {
+        let checkpoint = Checkpoint::open(data(folder)).unwrap();
+        checkpoint.stored_linear(prefix).unwrap().input
+    };
+    assert_eq!(input("ct_dynamic", "up"), ActivationQuant::PerToken);
+    assert!(matches!(input("ct_static", "down"), ActivationQuant::Static { scale } if scale > 0.0));
+    assert!(matches!(
+        input("ct_asymmetric", "up"),
+        ActivationQuant::StaticAsymmetric { .. }
+    ));
+    assert_eq!(input("bnb", "up"), ActivationQuant::PerToken);
+    let checkpoint = Checkpoint::open(data("ct_static")).unwrap();
+    assert_eq!(checkpoint.int8_layers(), ["down", "up"]);
+    // Ignored layers are floats, and quantised only when someone asks for a layer of them.
+    let head = checkpoint.stored_linear("lm_head").unwrap();
+    assert!(matches!(head.weight, StoredWeight::Float(_)));
+    let bias = Checkpoint::open(data("floats")).unwrap();
+    assert!(bias.stored_linear("up").unwrap().bias.is_some());
+    assert!(bias.stored_linear("down").unwrap().bias.is_none());
+}
+
+#[test]
+fn a_float_layer_has_the_bits_of_from_float() {
+    let checkpoint = Checkpoint::open(data("floats")).unwrap();
+    let x = Array2::from_shape_fn((3, 24), |(i, j)| ((i * 7 + j * 3) % 11) as f32 - 4.5);
+    let weight = matrix(checkpoint.floats("up.weight").unwrap());
+    let bias = checkpoint.floats("up.bias").unwrap();
+    let bias = bias.into_dimensionality().unwrap();
+    let direct = Int8Linear::from_float(weight.view(), Some(bias.view())).unwrap();
+    let read = checkpoint.linear("up").unwrap();
+    assert_eq!(
+        direct.forward(x.view()).unwrap(),
+        read.forward(x.view()).unwrap()
+    );
+}
+
+#[test]
+fn asymmetric_weights_are_exact_at_the_ends() {
+    let weight = arr2(&[[127i8, -128, 0, 5], [127, -128, 0, 5], [127, -128, 0, 5]]);
+    for zero in [[-128i8, 127, 0], [-1, 1, 64]] {
+        let backend = default_backend().clone();
+        let layer =
+            Int8Linear::from_int8_asymmetric::<f32>(backend, weight.view(), &[1.0; 3], &zero, None);
+        let layer = layer.unwrap();
+        assert_eq!(layer.inputs(), 4);
+        // absmax 127: the inputs are their own integers, the sums exact in f32.
+        let x = arr2(&[[127.0f32, 1.0, -3.0, 2.0]]);
+        let y = layer.forward(x.view()).unwrap();
+        for (j, z) in zero.iter().enumerate() {
+            let want: f32 = (0..4)
+                .map(|i| x[[0, i]] * f32::from(i16::from(weight[[j, i]]) - i16::from(*z)))
+                .sum();
+            assert_eq!(y[[0, j]], want, "zero point {z}");
+        }
+    }
+}
+
+#[test]
+fn hostile_files_get_one_clear_sentence() {
+    let dir = Folder::new("hostile");
+    let refused = |header: &str, data: &[u8], part: &str| {
+        let read = dir.open(header, data).and_then(|checkpoint| {
+            let layer = checkpoint.linear("p");
+            layer.map(|_| ()).map_err(|e| e.to_string())
+        });
+        let message = read.unwrap_err();
+        assert!(message.contains(part), "'{part}' is not in: {message}");
+        assert!(message.len() < 700, "{message}");
+    };
+    let tensor = |name: &str, dtype: &str, shape: &str, from: usize, to: usize| {
+        format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{from},{to}]}}"#)
+    };
+    let weight = tensor("p.weight", "I8", "[2,2]", 0, 4);
+    refused("", &[], "damaged header");
+    refused("not json", &[], "damaged header");
+    refused(&"[".repeat(100_000), &[], "damaged header");
+    refused("{}", &[], "p.weight: found no such tensor");
+    // Offsets beyond the file, before each other, and lengths that the shape contradicts.
+    refused(
+        &format!("{{{}}}", tensor("p.weight", "I8", "[2,2]", 0, 1 << 40)),
+        &[0; 4],
+        "damaged",
+    );
+    refused(
+        &format!("{{{}}}", tensor("p.weight", "I8", "[2,2]", 4, 0)),
+        &[0; 4],
+        "damaged",
+    );
+    refused(
+        &format!("{{{}}}", tensor("p.weight", "I8", "[2,3]", 0, 4)),
+        &[0; 4],
+        "damaged",
+    );
+    let huge = "[4294967296,4294967296,16]";
+    refused(
+        &format!("{{{}}}", tensor("p.weight", "I8", huge, 0, 4)),
+        &[0; 4],
+        "damaged",
+    );
+    // No elements, and yet a quintillion outputs.
+    for shape in ["[1152921504606846976,0]", "[0,7]", "[]", "[4]", "[1,2,2]"] {
+        let elements = if shape.contains('0') { 0 } else { 4 };
+        let bytes = if shape == "[]" { 1 } else { elements };
+        let header = format!("{{{}}}", tensor("p.weight", "I8", shape, 0, bytes));
+        refused(&header, &vec![0; bytes], "expected two dimensions");
+    }
+    refused(
+        &format!("{{{weight}}}"),
+        &[0; 4],
+        "p.weight_scale: found no such tensor",
+    );
+    let long = format!("{{{}}}", tensor("p.weight", "I64", "[1,1]", 0, 8));
+    refused(&long, &[0; 8], "expected I8, F32, F16 or BF16");
+    let scaled = |scale: f32, shape: &str, copies: usize| {
+        let bytes: Vec<u8> = [1u8; 4]
+            .into_iter()
+            .chain(scale.to_le_bytes().repeat(copies))
+            .collect();
+        let scale = tensor("p.weight_scale", "F32", shape, 4, 4 + 4 * copies);
+        (format!("{{{weight},{scale}}}"), bytes)
+    };
+    for (scale, shape, copies, part) in [
+        (f32::NAN, "[2,1]", 2, "found NaN, expected finite"),
+        (-1.0, "[1]", 1, "found -1, expected finite"),
+        (
+            1.0,
+            "[3]",
+            3,
+            "found F32 [3], expected floats, [2, 1], [2] or one",
+        ),
+        (1.0, "[1,2]", 2, "found F32 [1, 2]"),
+    ] {
+        let (header, bytes) = scaled(scale, shape, copies);
+        refused(&header, &bytes, part);
+    }
+    let (header, bytes) = scaled(0.5, "[2,1]", 2);
+    assert!(dir.open(&header, &bytes).unwrap().linear("p").is_ok());
+    // A length that a header could never have.
+    let path = dir.0.join("model.safetensors");
+    std::fs::write(&path, u64::MAX.to_le_bytes()).unwrap();
+    let message = Checkpoint::open(&path).unwrap_err().to_string();
+    assert!(message.contains("damaged header"), "{message}");
+    std::fs::write(&path, b"").unwrap();
+    assert!(Checkpoint::open(&path).is_err());
+}
+
+#[test]
+fn hostile_indexes_and_configs_are_refused() {
+    let dir = Folder::new("index");
+    let index = dir.0.join("model.safetensors.index.json");
+    let refused = |part: &str| {
+        let message = Checkpoint::open(&dir.0).unwrap_err().to_string();
+        assert!(message.contains(part), "'{part}' is not in: {message}");
+    };
+    refused("0 .safetensors files and no index");
+    for file in [
+        "../secret.safetensors",
+        "/etc/passwd",
+        "a/b.safetensors",
+        "..",
+        "x.bin",
+        "",
+    ] {
+        let text = format!(r#"{{"weight_map": {{"p.weight": "{file}"}}}}"#);
+        std::fs::write(&index, text).unwrap();
+        refused("an index with a weight_map");
+    }
+    std::fs::write(&index, r#"{"weight_map": {"p.weight": 7}}"#).unwrap();
+    refused("found 7 for p.weight");
+    std::fs::write(&index, "{").unwrap();
+    refused("no JSON");
+    std::fs::write(
+        &index,
+        r#"{"weight_map": {"p.weight": "gone.safetensors"}}"#,
+    )
+    .unwrap();
+    refused("gone.safetensors: found no such file");
+    let shard = data("floats").join("model-00001-of-00002.safetensors");
+    std::fs::copy(shard, dir.0.join("s.safetensors")).unwrap();
+    std::fs::write(&index, r#"{"weight_map": {"p.weight": "s.safetensors"}}"#).unwrap();
+    refused("p.weight: found no such tensor, expected the one that the index places there");
+    std::fs::write(&index, r#"{"weight_map": {"up.weight": "s.safetensors"}}"#).unwrap();
+    assert!(Checkpoint::open(&dir.0).unwrap().linear("up").is_ok());
+
+    let config = dir.0.join("config.json");
+    let group = |weights: &str, inputs: &str| {
+        format!(
+            r#"{{"quantization_config": {{"quant_method": "compressed-tensors", "format": "int-quantized", "ignore": [],
+            "config_groups": {{"g": {{"targets": ["Linear"], "weights": {weights}, "input_activations": {inputs}}}}}}}}}"#
+        )
+    };
+    let int8 = r#"{"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": true}"#;
+    for (text, part) in [
+        ("[".to_string(), "no JSON"),
+        (r#"{"quantization_config": 3}"#.into(), "quant_method none"),
+        (r#"{"quantization_config": {"quant_method": "gptq"}}"#.into(), "quant_method gptq"),
+        (
+            r#"{"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}}"#.into(),
+            "found bitsandbytes with 4 bits",
+        ),
+        (
+            r#"{"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized"}}"#.into(),
+            "found format pack-quantized, expected int-quantized",
+        ),
+        (group(r#"{"num_bits": 4, "type": "int"}"#, "null"), "weights of type \"int\" with 4 bits"),
+        (group(r#"{"num_bits": 8, "type": "int", "strategy": "block"}"#, "null"), "strategy \"block\""),
+        (group("null", "null"), "a group without weights"),
+        (
+            group(int8, r#"{"num_bits": 8, "type": "int", "dynamic": "local"}"#),
+            "dynamic \"local\"",
+        ),
+        (group(int8, "null").replace("Linear", "re:("), "a regular expression"),
+        (group(int8, "null").replace(r#""ignore": []"#, r#""ignore": 1"#), "an ignore list"),
+    ] {
+        std::fs::write(&config, text).unwrap();
+        refused(part);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Any byte of a good checkpoint changed, and any end cut off: a layer or a refusal, never a panic.
+    #[test]
+    fn damaged_files_never_panic(
+        folder in prop::sample::select(&FOLDERS[..]),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 0..6),
+        cut in prop::option::weighted(0.3, any::<prop::sample::Index>()),
+        which in any::<prop::sample::Index>(),
+    ) {
+        let dir = Folder::new(&format!("fuzz-{:?}", std::thread::current().id()));
+        for old in std::fs::read_dir(&dir.0).unwrap() {
+            std::fs::remove_file(old.unwrap().path()).unwrap();
+        }
+        let mut files = Vec::new();
+        for file in std::fs::read_dir(data(folder)).unwrap() {
+            let file = file.unwrap().path();
+            if file.file_name().unwrap() != "expected.safetensors" {
+                let copy = dir.0.join(file.file_name().unwrap());
+                std::fs::copy(&file, &copy).unwrap();
+                files.push(copy);
+            }
+        }
+        files.sort();
+        let file = which.get(&files);
+        let mut bytes = std::fs::read(file).unwrap();
+        for (at, value, header) in changes {
+            // Half of the changes hit the header or the JSON's start, where it hurts.
+            let end = if header { bytes.len().min(900) } else { bytes.len() };
+            bytes[at.index(end)] = value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        std::fs::write(file, bytes).unwrap();
+        if let Ok(checkpoint) = Checkpoint::open(&dir.0) {
+            for name in checkpoint.names() {
+                let _ = checkpoint.floats(name);
+            }
+            for prefix in ["up", "down", "lm_head", "norm"] {
+                if let Ok(layer) = checkpoint.linear(prefix) {
+                    let x = Array2::<f32>::ones((2, layer.inputs()));
+                    prop_assert!(layer.forward(x.view()).is_ok());
+                }
+            }
+        }
+    }
+
+    /// Headers made of the right words in the wrong places.
+    #[test]
+    fn made_up_headers_never_panic(
+        tensors in prop::collection::vec((
+            prop::sample::select(&["p.weight", "p.weight_scale", "p.SCB", "p.bias", "p.input_scale"][..]),
+            prop::sample::select(&["I8", "F32", "BF16", "F64", "U8", "F4", "bogus"][..]),
+            prop::collection::vec(prop_oneof![0u64..5, Just(u64::MAX), Just(1 << 62)], 0..4),
+            0u64..40, 0u64..40,
+        ), 0..5),
+        bytes in prop::collection::vec(any::<u8>(), 0..60),
+    ) {
+        let dir = Folder::new(&format!("made-{:?}", std::thread::current().id()));
+        let tensors: Vec<_> = tensors.iter().map(|(name, dtype, shape, from, to)| {
+            format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{from},{to}]}}"#)
+        }).collect();
+        if let Ok(checkpoint) = dir.open(&format!("{{{}}}", tensors.join(",")), &bytes) {
+            let _ = checkpoint.linear("p");
+            let _ = checkpoint.floats("p.weight");
+        }
+    }
+
+    /// `(q - zero point) * scale` times the quantised inputs, against sums in i64.
+    #[test]
+    fn asymmetric_weights_are_exact(
+        (n, k) in (1usize..6, 1usize..20),
+        seed in any::<u32>(),
+    ) {
+        let mut state = seed;
+        let mut byte = || {
+            state = state.wrapping_mul(1664525).wrapping_add(1013904223);
+            (state >> 24) as i8
+        };
+        let weight = Array2::from_shape_simple_fn((n, k), &mut byte);
+        let zero: Vec<i8> = (0..n).map(|_| byte()).collect();
+        let mut x = Array2::from_shape_simple_fn((3, k), || f32::from(byte().max(-127)));
+        // With absmax 127 an input is its own integer.
+        x.column_mut(0).fill(127.0);
+        let backend = default_backend().clone();
+        let layer = Int8Linear::from_int8_asymmetric::<f32>(backend, weight.view(), &[1.0], &zero, None).unwrap();
+        let y = layer.forward(x.view()).unwrap();
+        for ((i, j), y) in y.indexed_iter() {
+            let want: i64 = (0..k)
+                .map(|l| x[[i, l]] as i64 * (i64::from(weight[[j, l]]) - i64::from(zero[j])))
+                .sum();
+            prop_assert_eq!(*y, want as f32);
+        }
+    }
+}
