@@ -212,7 +212,15 @@ mod tests {
 
     #[test]
     fn every_byte_lands_in_its_word() {
-        for (h, k) in [(1, 4), (3, 8), (4, 16), (7, 20), (12, 36), (11, 132), (32, 64)] {
+        for (h, k) in [
+            (1, 4),
+            (3, 8),
+            (4, 16),
+            (7, 20),
+            (12, 36),
+            (11, 132),
+            (32, 64),
+        ] {
             let stride = k + 16;
             let value = |r: usize, k: usize| (r * 31 + k * 7) as i8;
             let rows: Vec<i8> = (0..h * stride)

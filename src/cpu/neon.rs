@@ -33,14 +33,14 @@ macro_rules! leaf {
             }
 
             #[inline]
-            fn tile(self, m: usize, groups: usize, lhs: &[u32], rhs: &[u8], init: &[i32], acc: &mut [i32], _: Target) {
+            fn tile(self, m: usize, groups: usize, lhs: &[u32], rhs: &[u8], init: &[i32], acc: &mut [i32], target: Target) {
                 check_tile::<Self>(m, groups, lhs, rhs, init, acc);
                 let (lhs, rhs, init, acc) = (lhs.as_ptr(), rhs.as_ptr(), init.as_ptr(), acc.as_mut_ptr());
                 // SAFETY: the features are there (`self`), and `check_tile` has seen `groups * m` words of lhs,
                 // `groups` groups of rhs, `m` of init and `m * 8` of acc.
                 unsafe {
                     match m {
-                        $($m => $tile::<$m, $u>(groups, lhs, rhs, init, acc),)*
+                        $($m => $tile::<$m, $u>(groups, lhs, rhs, init, acc, target),)*
                         _ => unreachable!("check_tile has seen m <= MR"),
                     }
                 }
@@ -54,6 +54,16 @@ leaf!(NeonDot, "neon-dotprod", "neon,dotprod", std::arch::is_aarch64_feature_det
 leaf!(Neon, "neon", "neon", std::arch::is_aarch64_feature_detected!("neon"), 4, mull_tile,
     [1: 2, 2: 1, 3: 1, 4: 1]);
 
+macro_rules! sdot {
+    ($c:expr, $w:expr, $a:expr, $lane:expr) => {
+        // The intrinsics by element are not stable. SAFETY: arithmetic on registers; the CPU has `dotprod`.
+        unsafe {
+            asm!("sdot {c:v}.4s, {w:v}.16b, {a:v}.4b[{lane}]", c = inout(vreg) $c, w = in(vreg) $w, a = in(vreg) $a,
+                lane = const $lane, options(pure, nomem, nostack, preserves_flags))
+        }
+    };
+}
+
 /// `M` rows, `U` groups in flight.
 ///
 /// # Safety
@@ -66,6 +76,7 @@ unsafe fn dot_tile<const M: usize, const U: usize>(
     rhs: *const u8,
     init: *const i32,
     acc: *mut i32,
+    target: Target,
 ) {
     // SAFETY: every address below lies in the ranges the caller vouches for.
     unsafe {
@@ -74,14 +85,18 @@ unsafe fn dot_tile<const M: usize, const U: usize>(
             c[0][i] = [vdupq_n_s32(*init.add(i)); 2];
         }
         let mut g = 0;
-        while g + U <= groups {
-            for (u, c) in c.iter_mut().enumerate() {
-                dot_step(c, lhs.add((g + u) * M), rhs.add((g + u) * 32));
+        for i in 0..M {
+            // One row of the target a stretch of groups.
+            prefetch_write(target, i);
+            let end = groups * (i + 1) / M;
+            while g + U <= end {
+                dot_steps(&mut c, lhs.add(g * M), rhs.add(g * 32));
+                g += U;
             }
-            g += U;
         }
         while g < groups {
-            dot_step(&mut c[0], lhs.add(g * M), rhs.add(g * 32));
+            let one = core::array::from_mut(&mut c[0]);
+            dot_steps(one, lhs.add(g * M), rhs.add(g * 32));
             g += 1;
         }
         for i in 0..M {
@@ -96,39 +111,57 @@ unsafe fn dot_tile<const M: usize, const U: usize>(
     }
 }
 
-macro_rules! sdot {
-    ($c:expr, $w:expr, $a:expr, $operand:literal) => {
-        // The intrinsic is newer than the oldest compiler we support.
-        asm!(concat!("sdot {c:v}.4s, {w:v}.16b, {a:v}.", $operand), c = inout(vreg) $c, w = in(vreg) $w,
-            a = in(vreg) $a, options(pure, nomem, nostack, preserves_flags))
-    };
-}
-
-/// One group: every row's word times both halves of the panel.
+/// `U` groups: every row's word times both halves of the panel. At most 12 words.
+///
+/// The words of the groups lie one after the other, and are loaded by four; the last four may overlap those before.
+/// Written out, so that no loop stays whose sums would then live in memory.
 ///
 /// # Safety
-/// As [`dot_tile`]: `lhs` is valid for `M` words, `rhs` for 32 bytes.
+/// As [`dot_tile`]: `lhs` is valid for `U * M` words, `rhs` for `U * 32` bytes.
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-unsafe fn dot_step<const M: usize>(c: &mut [[int32x4_t; 2]; M], lhs: *const u32, rhs: *const u8) {
-    // SAFETY: the caller's.
-    unsafe {
-        let w = [vld1q_s8(rhs.cast()), vld1q_s8(rhs.add(16).cast())];
-        for q in 0..M / 4 {
-            let a = vld1q_u32(lhs.add(q * 4));
-            for h in 0..2 {
-                sdot!(c[q * 4][h], w[h], a, "4b[0]");
-                sdot!(c[q * 4 + 1][h], w[h], a, "4b[1]");
-                sdot!(c[q * 4 + 2][h], w[h], a, "4b[2]");
-                sdot!(c[q * 4 + 3][h], w[h], a, "4b[3]");
+unsafe fn dot_steps<const M: usize, const U: usize>(
+    c: &mut [[[int32x4_t; 2]; M]; U],
+    lhs: *const u32,
+    rhs: *const u8,
+) {
+    const { assert!(U * M <= 12) };
+    macro_rules! words {
+        ($($at:literal)*) => {$(
+            if $at < U * M {
+                let (c, w) = (&mut c[$at / M][$at % M], rhs.wrapping_add($at / M * 32));
+                // SAFETY: the caller's; the four words end within `U * M`.
+                let (w, a) = unsafe {
+                    let w = [vld1q_s8(w.cast()), vld1q_s8(w.add(16).cast())];
+                    let a = match U * M {
+                        ..4 => vld1q_dup_u32(lhs.add($at)),
+                        _ => vld1q_u32(lhs.add(first(U * M, $at))),
+                    };
+                    (w, a)
+                };
+                sdot!(c[0], w[0], a, lane(U * M, $at));
+                sdot!(c[1], w[1], a, lane(U * M, $at));
             }
-        }
-        for i in M / 4 * 4..M {
-            let a = vld1q_dup_u32(lhs.add(i));
-            for h in 0..2 {
-                sdot!(c[i][h], w[h], a, "16b");
-            }
-        }
+        )*};
+    }
+    words!(0 1 2 3 4 5 6 7 8 9 10 11);
+}
+
+/// Of `words` words, the first of the four among which that at `at` is loaded.
+const fn first(words: usize, at: usize) -> usize {
+    if at / 4 * 4 + 4 <= words {
+        at / 4 * 4
+    } else {
+        words.saturating_sub(4)
+    }
+}
+
+/// Which of those four it is.
+const fn lane(words: usize, at: usize) -> usize {
+    if words < 4 {
+        0
+    } else {
+        (at - first(words, at)) % 4
     }
 }
 
@@ -143,16 +176,22 @@ unsafe fn mull_tile<const M: usize, const U: usize>(
     rhs: *const u8,
     init: *const i32,
     acc: *mut i32,
+    target: Target,
 ) {
     // SAFETY: every address below lies in the ranges the caller vouches for.
     unsafe {
         let mut c = [[[vdupq_n_s32(0); 4]; M]; U];
         let mut g = 0;
-        while g + U <= groups {
-            for (u, c) in c.iter_mut().enumerate() {
-                mull_step(c, lhs.add((g + u) * M), rhs.add((g + u) * 32));
+        for i in 0..M {
+            // One row of the target a stretch of groups.
+            prefetch_write(target, i);
+            let end = groups * (i + 1) / M;
+            while g + U <= end {
+                for (u, c) in c.iter_mut().enumerate() {
+                    mull_step(c, lhs.add((g + u) * M), rhs.add((g + u) * 32));
+                }
+                g += U;
             }
-            g += U;
         }
         while g < groups {
             mull_step(&mut c[0], lhs.add(g * M), rhs.add(g * 32));
@@ -187,5 +226,21 @@ unsafe fn mull_step<const M: usize>(c: &mut [[int32x4_t; 4]; M], lhs: *const u32
                 c[2 * h + 1] = vpadalq_s16(c[2 * h + 1], vmull_high_s8(w[h], a));
             }
         }
+    }
+}
+
+/// Asks for the cache lines of one row of the target, to be written: a row of eight columns lies in two at most.
+#[inline(always)]
+fn prefetch_write(target: Target, row: usize) {
+    let start = target.start.wrapping_offset(row as isize * target.stride);
+    prefetch_line(start);
+    prefetch_line(start.wrapping_add(target.bytes - 1));
+}
+
+#[inline(always)]
+fn prefetch_line(address: *const u8) {
+    // SAFETY: a hint; it reads and writes nothing and faults on no address.
+    unsafe {
+        asm!("prfm pstl1keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
     }
 }
