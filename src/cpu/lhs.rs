@@ -117,7 +117,7 @@ impl LhsBlock {
             || {
                 // Whole rows of integers go straight from where they are.
                 let in_place = |i: usize| match lhs {
-                    Lhs::Int8(view) if L::LAYOUT.kr == 4 && k % 4 == 0 => {
+                    Lhs::Int8(view) if L::LAYOUT.kr == 4 && k.is_multiple_of(4) => {
                         view.row(source + i).to_slice()
                     }
                     _ => None,
