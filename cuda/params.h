@@ -183,7 +183,19 @@ struct IgemmParams {
     struct EpilogueParams epilogue;
 };
 
+/* peak_mma_s8: how fast the tensor cores are when nothing else is in the way. */
+#define IMMA_PEAK_THREADS 256
+#define IMMA_PEAK_CHAINS 8 /* accumulators a warp */
+struct PeakParams {
+    int *sums; /* one a thread: of all its accumulators, modulo 2^32 */
+    unsigned int word; /* four bytes of the operands */
+    unsigned int spread; /* makes them differ from thread to thread; 0: all the same */
+    unsigned int iterations;
+    unsigned int reserved;
+};
+
 #ifdef __CUDACC__
+static_assert(sizeof(PeakParams) == 24, "layout");
 static_assert(sizeof(EpilogueParams) == 144 && offsetof(EpilogueParams, row_batch) == 88, "layout");
 static_assert(sizeof(FinishParams) == 184 && offsetof(FinishParams, epilogue) == 40, "layout");
 static_assert(sizeof(IgemmParams) == 224 && offsetof(IgemmParams, epilogue) == 80, "layout");

@@ -1,4 +1,4 @@
-// Made from cuda/params.h (FNV-1a 427249732191d24d) by bindgen; see cuda/README.md. Not to be edited.
+// Made from cuda/params.h (FNV-1a b165439c4be6d40d) by bindgen; see cuda/README.md. Not to be edited.
 
 pub const IMMA_VECTOR_BYTES: u32 = 16;
 pub const IMMA_ROWS_HELD: u32 = 4;
@@ -26,6 +26,8 @@ pub const IMMA_VECTOR_COL_SCALES: u32 = 4;
 pub const IMMA_VECTOR_COL_SUMS: u32 = 8;
 pub const IMMA_VECTOR_BIAS: u32 = 16;
 pub const IMMA_EPILOGUE_THREADS: u32 = 256;
+pub const IMMA_PEAK_THREADS: u32 = 256;
+pub const IMMA_PEAK_CHAINS: u32 = 8;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct QuantizeRowsParams {
@@ -505,4 +507,33 @@ const _: () = {
     [
         "Offset of field: IgemmParams::epilogue",
     ][::core::mem::offset_of!(IgemmParams, epilogue) - 80usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct PeakParams {
+    pub sums: *mut ::core::ffi::c_int,
+    pub word: ::core::ffi::c_uint,
+    pub spread: ::core::ffi::c_uint,
+    pub iterations: ::core::ffi::c_uint,
+    pub reserved: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of PeakParams"][::core::mem::size_of::<PeakParams>() - 24usize];
+    ["Alignment of PeakParams"][::core::mem::align_of::<PeakParams>() - 8usize];
+    [
+        "Offset of field: PeakParams::sums",
+    ][::core::mem::offset_of!(PeakParams, sums) - 0usize];
+    [
+        "Offset of field: PeakParams::word",
+    ][::core::mem::offset_of!(PeakParams, word) - 8usize];
+    [
+        "Offset of field: PeakParams::spread",
+    ][::core::mem::offset_of!(PeakParams, spread) - 12usize];
+    [
+        "Offset of field: PeakParams::iterations",
+    ][::core::mem::offset_of!(PeakParams, iterations) - 16usize];
+    [
+        "Offset of field: PeakParams::reserved",
+    ][::core::mem::offset_of!(PeakParams, reserved) - 20usize];
 };
