@@ -441,6 +441,24 @@ fn the_device_computes_what_the_cpu_does() {
     }
     assert_eq!(found[0], found[1]);
     assert_eq!(found[0], found[2]);
+    let x = Array2::from_shape_fn((6, 40), |(i, j)| (i as f32 - 2.5) * (j as f32 - 11.0));
+    npy::write(dir.path("x.npy"), x.view().into_dyn()).unwrap();
+    for how in [
+        &["--granularity", "per-token"][..],
+        &["--granularity", "per-tensor", "--asymmetric"],
+        &["--granularity", "per-channel"],
+        &["--granularity", "per-channel", "--asymmetric"],
+        &["--granularity", "per-group:8", "--stochastic", "7"],
+    ] {
+        let mut files = Vec::new();
+        for device in ["cpu", "cuda"] {
+            let base = ["quantize", "x.npy", "-o", "q.npz", "--device", device];
+            let said = run(&[&base[..], how].concat());
+            assert_eq!(said.contains("Emulated"), device == "cuda", "{said}");
+            files.push(std::fs::read(dir.path("q.npz")).unwrap());
+        }
+        assert!(files[0] == files[1], "{how:?}");
+    }
     let bench = [
         "bench",
         "gemm",

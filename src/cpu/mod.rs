@@ -20,6 +20,8 @@ mod grouped;
 mod interleave;
 mod leaf;
 mod lhs;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon;
 mod peak;
 mod portable;
 mod rhs;

@@ -13,7 +13,7 @@ use super::leaf::{Layout, Leaf};
 use super::lhs::grow;
 use crate::element::Element;
 use crate::numerics;
-use ndarray::{ArrayView1, ArrayView2};
+use ndarray::{s, ArrayView1, ArrayView2};
 
 /// Cache-line aligned bytes.
 pub(crate) struct AlignedBytes {
@@ -323,28 +323,34 @@ fn pack_columns<T: Source>(
     staging: &mut Staging,
     out: &mut [u8],
 ) {
+    // By strips of K, so that what a thread keeps does not grow with K.
+    const STRIP: usize = 8192;
     let k = source.nrows();
-    let groups = layout.groups(k);
-    let stride = (groups * layout.kr).next_multiple_of(64) + 64;
-    grow(&mut staging.bytes, layout.nr * stride);
-    for j in 0..layout.nr {
-        let bytes = &mut staging.bytes[j * stride..][..stride];
-        if j >= cols {
-            bytes.fill(0);
-            continue;
+    for (k0, out) in (0..k).step_by(STRIP).zip(out.chunks_mut(STRIP * layout.nr)) {
+        let rows = STRIP.min(k - k0);
+        let groups = layout.groups(rows);
+        let stride = (groups * layout.kr).next_multiple_of(64) + 64;
+        grow(&mut staging.bytes, layout.nr * stride);
+        for j in 0..layout.nr {
+            let bytes = &mut staging.bytes[j * stride..][..stride];
+            if j >= cols {
+                bytes.fill(0);
+                continue;
+            }
+            bytes[rows..].fill(0);
+            let multiplier = multipliers.get(j).copied().unwrap_or(1.0);
+            let column = source.column(first + j).slice_move(s![k0..k0 + rows]);
+            quantize_column(column, multiplier, &mut bytes[..rows]);
         }
-        bytes[k..].fill(0);
-        let multiplier = multipliers.get(j).copied().unwrap_or(1.0);
-        quantize_column(source.column(first + j), multiplier, &mut bytes[..k]);
-    }
-    if layout.kr == 4 {
-        let flip = if layout.biased { 0x80 } else { 0 };
-        let (words, rest) = out.as_chunks_mut::<4>();
-        debug_assert!(rest.is_empty());
-        let row = |r: usize| &staging.bytes[r * stride..][..stride];
-        interleave::bytes4(row, layout.nr, groups, flip, words);
-    } else {
-        interleave::bytes2(&staging.bytes, stride, layout.nr, groups, out);
+        if layout.kr == 4 {
+            let flip = if layout.biased { 0x80 } else { 0 };
+            let (words, rest) = out.as_chunks_mut::<4>();
+            debug_assert!(rest.is_empty());
+            let row = |r: usize| &staging.bytes[r * stride..][..stride];
+            interleave::bytes4(row, layout.nr, groups, flip, words);
+        } else {
+            interleave::bytes2(&staging.bytes, stride, layout.nr, groups, out);
+        }
     }
 }
 

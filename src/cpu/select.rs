@@ -1,6 +1,8 @@
 //! Which leaf serves: the best one this CPU has, or one forced by name.
 
 use super::leaf::Leaf;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+use super::neon::{Neon, NeonDot};
 use super::portable::Portable;
 #[cfg(target_arch = "x86_64")]
 use super::{
@@ -77,5 +79,9 @@ kernels! {
     Avx512VlVnni,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    NeonDot,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    Neon,
     Portable,
 }

@@ -60,6 +60,8 @@ mod quantize_rows;
 #[cfg(feature = "cuda")]
 mod quantize_static;
 #[cfg(feature = "cuda")]
+mod quantize_tensor;
+#[cfg(feature = "cuda")]
 mod spec;
 #[cfg(feature = "cuda")]
 mod sums;

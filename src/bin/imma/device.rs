@@ -34,6 +34,18 @@ impl FromStr for Device {
     }
 }
 
+#[cfg(feature = "cuda")]
+impl Device {
+    /// The GPU of which number serves: one that was asked for, or the first where there is one.
+    pub fn number(self) -> Option<usize> {
+        match self {
+            Device::Cuda(number) => Some(number),
+            Device::Auto if imma::cuda::status().is_usable() => Some(0),
+            Device::Auto | Device::Cpu => None,
+        }
+    }
+}
+
 #[derive(clap::Args)]
 pub struct DeviceArgs {
     /// Where to compute: auto, cpu, cuda or cuda:N.
@@ -62,20 +74,18 @@ impl DeviceArgs {
         self.made().map(Chosen::Cpu)
     }
 
-    /// The GPU of which number is to be measured: one that was asked for, or the first where there is one.
+    /// The GPU of which number is to be measured.
     #[cfg(feature = "cuda")]
     pub fn gpu(&self) -> Option<usize> {
-        match self.device {
-            Device::Cuda(number) => Some(number),
-            // Threads and leaves are the CPU's.
-            Device::Auto if self.threads.is_some() || self.leaf.is_some() => None,
-            Device::Auto if imma::cuda::status().is_usable() => Some(0),
-            Device::Auto => {
-                eprintln!("imma: measuring the CPU: {}", cuda_status());
-                None
-            }
-            Device::Cpu => None,
+        // Threads and leaves are the CPU's.
+        if self.device == Device::Auto && (self.threads.is_some() || self.leaf.is_some()) {
+            return None;
         }
+        let number = self.device.number();
+        if self.device == Device::Auto && number.is_none() {
+            eprintln!("imma: measuring the CPU: {}", cuda_status());
+        }
+        number
     }
 
     /// The CPU backend.

@@ -1,10 +1,13 @@
 //! `imma quantize` of a tensor; a folder is a model, see `quantize_model`.
 
+use crate::device::Device;
 use crate::{line, quantize_model, Failure};
 use imma::checkpoint::NamePattern;
 use imma::npy::{self, NpyArray};
-use imma::quant::{Calibration, Granularity, Quantizer};
-use imma::{Element, Rounding};
+use imma::quant::{Calibration, Granularity, QuantizedTensor, Quantizer};
+#[cfg(not(feature = "cuda"))]
+use imma::Element;
+use imma::{DType, Rounding};
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::{ArrayD, ArrayView, Dimension};
 use std::path::PathBuf;
@@ -37,6 +40,10 @@ pub struct Args {
     /// Round stochastically, with this seed; tensors only.
     #[arg(long)]
     stochastic: Option<u64>,
+    /// Where to compute: auto, cpu, cuda or cuda:N. Devices have absmax and no other calibration; models are quantised
+    /// by the CPU.
+    #[arg(long, default_value = "auto")]
+    device: Device,
 }
 
 /// A value spelled `name` or `name:parameter`.
@@ -115,6 +122,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
     };
     if args.x.is_dir() {
         let calibration = args.calibration.0;
+        if let Device::Cuda(_) = args.device {
+            return refuse("--device cuda", "a tensor");
+        }
         return match (&args.granularity, args.asymmetric, args.stochastic) {
             (Some(_), _, _) => refuse("--granularity", "a tensor"),
             (_, true, _) => refuse("--asymmetric", "a tensor"),
@@ -142,8 +152,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
         })
         .build()?;
     match npy::read(&args.x)? {
-        NpyArray::F16(x) => quantize(&args, &quantizer, x.view()),
-        NpyArray::F32(x) => quantize(&args, &quantizer, x.view()),
+        NpyArray::F16(x) => quantize(&args, &quantizer, x.view(), DType::F16),
+        NpyArray::F32(x) => quantize(&args, &quantizer, x.view(), DType::F32),
         other => Err(Failure::new(format!(
             "{}: found {}, expected float16 or float32",
             args.x.display(),
@@ -152,18 +162,20 @@ pub fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
-fn quantize<T: Element, D: Dimension>(
+fn quantize<T: OnDevice, D: Dimension>(
     args: &Args,
     quantizer: &Quantizer,
     x: ArrayView<'_, T, D>,
+    dtype: DType,
 ) -> Result<(), Failure> {
     // Searches and sorts over large tensors take a while; drawn on a terminal only.
     let spinner = ProgressBar::new_spinner().with_style(ProgressStyle::default_spinner());
     spinner.set_message(format!("quantising {} elements", x.len()));
     spinner.enable_steady_tick(Duration::from_millis(200));
-    let quantized = quantizer.quantize(x.view());
+    let quantized = computed(args.device, quantizer, x.view());
     spinner.finish_and_clear();
-    let quantized = quantized.map_err(|e| Failure::new(format!("{}: {e}", args.x.display())))?;
+    let (quantized, place) =
+        quantized.map_err(|e| Failure::new(format!("{}: {e}", args.x.display())))?;
     let shape = quantized.scales_shape();
     let shaped = |what: &str| Failure::new(format!("{what} do not have shape {shape:?}"));
     let scales = ArrayD::from_shape_vec(shape.clone(), quantized.scales().to_vec())
@@ -183,11 +195,47 @@ fn quantize<T: Element, D: Dimension>(
         }
     })?;
     line(format!(
-        "{:?} {} -> int8, scales {shape:?} -> {}",
+        "{:?} {} -> int8, scales {shape:?} -> {} on {place}",
         x.shape(),
-        T::DTYPE,
+        dtype,
         args.output.display()
     ));
     line(format!("error against the floats: {}", quantized.error(x)?));
     Ok(())
+}
+
+/// A float that a device takes, in a build that knows devices.
+#[cfg(feature = "cuda")]
+trait OnDevice: imma::cuda::DeviceElement {}
+#[cfg(feature = "cuda")]
+impl<T: imma::cuda::DeviceElement> OnDevice for T {}
+#[cfg(not(feature = "cuda"))]
+trait OnDevice: Element {}
+#[cfg(not(feature = "cuda"))]
+impl<T: Element> OnDevice for T {}
+
+/// The integers, and where they were computed.
+fn computed<T: OnDevice, D: Dimension>(
+    device: Device,
+    quantizer: &Quantizer,
+    x: ArrayView<'_, T, D>,
+) -> Result<(QuantizedTensor, String), Failure> {
+    #[cfg(feature = "cuda")]
+    if let Some(number) = device.number() {
+        let opened = imma::cuda::Device::open(number);
+        match opened.and_then(|gpu| Ok((gpu.quantize(quantizer, x.view())?, gpu))) {
+            Ok((quantized, gpu)) => return Ok((quantized, imma::Backend::name(&*gpu))),
+            // The CPU knows more ways, and where nothing was asked for it may serve.
+            Err(imma::Error::Unavailable { .. }) if device == Device::Auto => {}
+            Err(error) => return Err(Failure::new(error.to_string())),
+        }
+    }
+    #[cfg(not(feature = "cuda"))]
+    if let Device::Cuda(number) = device {
+        return Err(Failure::new(format!(
+            "device cuda:{number} is not available: {}",
+            crate::device::cuda_status()
+        )));
+    }
+    Ok((quantizer.quantize(x)?, "the CPU".into()))
 }
