@@ -8,8 +8,8 @@ use cuda::{device, same, stream, Placed, Random};
 use half::{bf16, f16};
 use imma::cuda::cudarc::driver::{CudaSlice, CudaStream};
 use imma::cuda::{
-    by_name90, choose90, DeviceEpilogue, DeviceFloats, Igemm90, Matrix, OutputElement, TensorMaps,
-    Tile90, TILES90,
+    by_name90, candidates90, choose90, DeviceEpilogue, DeviceFloats, Igemm90, Matrix,
+    OutputElement, TensorMaps, Tile90, TILES90,
 };
 use imma::reference::{self, Product};
 use imma::{Activation, DType, Epilogue, Error, FloatSlice, FloatView, Lhs, Scales, Weights};
@@ -526,6 +526,9 @@ fn the_choice_fits_and_repeats() {
         println!("[{m}, {k}] x [{k}, {n}]: {choice}");
         assert_eq!(choice, choose90(m, n, k, properties));
         assert_eq!(choice.igemm.to_string().parse(), Ok(choice.igemm));
+        let all = candidates90(m, n, k, properties);
+        assert_eq!((all.len(), all[0]), (TILES90.len(), choice));
+        assert!(all.is_sorted_by(|a, b| a.microseconds <= b.microseconds));
         let Igemm90 { tile, splits, .. } = choice.igemm;
         assert!(TILES90.contains(tile) && splits >= 1 && choice.microseconds > 0.0);
         // No part is empty, and none too short for the ring.

@@ -50,26 +50,35 @@ const ADD: f64 = 0.12;
 const LEAST_STEPS: usize = 4;
 const MOST_SPLITS: usize = 32;
 
-/// The choice for `[m, k] x [k, n]`.
+/// The choice for `[m, k] x [k, n]`: the first of [`candidates90`].
+pub fn choose90(m: usize, n: usize, k: usize, device: &Properties) -> Choice90 {
+    // One for each instance, of which there are some.
+    candidates90(m, n, k, device)[0]
+}
+
+/// Every instance with its best split, the quickest by the model first: what tuning would measure.
 ///
 /// A step of a tile costs the longer of its multiply-adds (or what they read from shared memory) and its way from L2; items
 /// run in rounds; what all of them read and write passes memory once. Tiles taken in turn hide all but the last epilogue.
-pub fn choose90(m: usize, n: usize, k: usize, device: &Properties) -> Choice90 {
+pub fn candidates90(m: usize, n: usize, k: usize, device: &Properties) -> Vec<Choice90> {
     let steps = k.div_ceil(STAGE_K).max(1);
-    let mut best: Option<Choice90> = None;
-    for tile in TILES90 {
-        for splits in 1..=(steps / LEAST_STEPS).clamp(1, MOST_SPLITS) {
+    let best_split = |tile: &'static Tile90| {
+        let mut best = estimate(tile, 1, steps, [m, n, k], device);
+        for splits in 2..=(steps / LEAST_STEPS).clamp(1, MOST_SPLITS) {
             let part = steps.div_ceil(splits);
             if steps.div_ceil(part) != splits {
                 continue; // the last part would be empty
             }
             let choice = estimate(tile, splits, part, [m, n, k], device);
-            if best.is_none_or(|b| choice.microseconds < b.microseconds) {
-                best = Some(choice);
+            if choice.microseconds < best.microseconds {
+                best = choice;
             }
         }
-    }
-    best.unwrap_or_else(|| estimate(&TILES90[0], 1, steps, [m, n, k], device))
+        best
+    };
+    let mut all: Vec<_> = TILES90.iter().map(best_split).collect();
+    all.sort_by(|a, b| a.microseconds.total_cmp(&b.microseconds));
+    all
 }
 
 fn estimate(
