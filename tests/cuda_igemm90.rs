@@ -6,6 +6,7 @@ mod cuda;
 
 use cuda::{device, same, stream, Placed, Random};
 use half::{bf16, f16};
+use imma::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use imma::cuda::cudarc::driver::{CudaSlice, CudaStream};
 use imma::cuda::{
     by_name90, candidates90, choose90, DeviceEpilogue, DeviceFloats, Igemm90, Matrix,
@@ -409,6 +410,46 @@ fn a_product_overlaps_the_kernel_that_quantises() {
         }
         assert_eq!(results[0], results[1], "{}", tile.name);
         assert!(results[0].iter().any(|x| x.to_f32() != 0.0));
+    }
+}
+
+/// A split product in a graph: one launch that finds the workspace as the one before left it.
+#[test]
+fn a_split_product_is_captured_and_replayed() {
+    if !runs() {
+        return;
+    }
+    let (device, stream) = (device(), stream());
+    let [m, n, k] = [5, 30, 640];
+    let mut a = stream.clone_htod(&vec![1i8; m * k]).unwrap();
+    let w = stream.clone_htod(&vec![-3i8; n * k]).unwrap();
+    let mut out = stream.clone_htod(&vec![7i32; m * n]).unwrap();
+    let igemm: Igemm90 = "swapped_64x8/3".parse().unwrap();
+    let mut workspace = Workspace::new(&stream, igemm.workspace(m, n));
+    stream
+        .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        .unwrap();
+    device
+        .igemm90::<i32>(
+            &stream,
+            igemm,
+            &TensorMaps::default(),
+            Matrix::new(&a, m, k),
+            Matrix::new(&w, n, k),
+            Matrix::new(&mut out, m, n),
+            &DeviceEpilogue::default(),
+            Some(&mut workspace.elements),
+        )
+        .unwrap();
+    let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = stream.end_capture(flags).unwrap().unwrap();
+    assert_eq!(stream.clone_dtoh(&out).unwrap(), vec![7; m * n]);
+    for value in [2i8, -128] {
+        stream.memcpy_htod(&vec![value; m * k], &mut a).unwrap();
+        graph.launch().unwrap();
+        let want = vec![i32::from(value) * -3 * k as i32; m * n];
+        assert_eq!(stream.clone_dtoh(&out).unwrap(), want);
+        workspace.check(&stream, "a graph");
     }
 }
 
