@@ -181,6 +181,41 @@ struct IgemmParams {
     struct EpilogueParams epilogue;
 };
 
+/* [add_]rmsnorm_quantize_*: input [rows, cols] -> output [rows, padded] (zeros from cols on), scales [rows]. The block
+ * is that of quantize_rows. */
+struct RmsnormQuantizeParams {
+    const void *input;
+    void *residual; /* [rows, cols], input is added to it first; add_ only */
+    const void *weight; /* [cols] */
+    signed char *output;
+    float *scales;
+    unsigned long long input_stride;
+    unsigned long long residual_stride;
+    unsigned long long output_stride;
+    unsigned int rows;
+    unsigned int cols;
+    unsigned int padded;
+    unsigned int sums; /* floats of dynamic shared memory a row of the block */
+    float epsilon;
+    unsigned int reserved;
+};
+
+/* silu_mul_quantize_*: gate, up [rows, cols] -> output [rows, padded] (zeros from cols on), scales [rows]. The block is
+ * that of quantize_rows. */
+struct SiluMulQuantizeParams {
+    const void *gate;
+    const void *up;
+    signed char *output;
+    float *scales;
+    unsigned long long gate_stride;
+    unsigned long long up_stride;
+    unsigned long long output_stride;
+    unsigned int rows;
+    unsigned int cols;
+    unsigned int padded;
+    unsigned int reserved;
+};
+
 #ifdef __CUDACC__
 static_assert(sizeof(EpilogueParams) == 144 && offsetof(EpilogueParams, row_batch) == 88, "layout");
 static_assert(sizeof(FinishParams) == 184 && offsetof(FinishParams, epilogue) == 40, "layout");
@@ -189,6 +224,8 @@ static_assert(sizeof(QuantizeRowsParams) == 72 && offsetof(QuantizeRowsParams, r
 static_assert(sizeof(QuantizeColsParams) == 72 && offsetof(QuantizeColsParams, rows) == 56, "layout");
 static_assert(sizeof(QuantizeStaticParams) == 56 && offsetof(QuantizeStaticParams, rows) == 48, "layout");
 static_assert(sizeof(DequantizeParams) == 80 && offsetof(DequantizeParams, rows) == 64, "layout");
+static_assert(sizeof(RmsnormQuantizeParams) == 88 && offsetof(RmsnormQuantizeParams, rows) == 64, "layout");
+static_assert(sizeof(SiluMulQuantizeParams) == 72 && offsetof(SiluMulQuantizeParams, rows) == 56, "layout");
 static_assert(sizeof(TransposeParams) == 48 && offsetof(TransposeParams, rows) == 32, "layout");
 #endif
 

@@ -101,7 +101,7 @@ impl Device {
 
 /// Threads of a row and rows of a block: enough threads that each holds at most `IMMA_ROWS_HELD` vectors, and
 /// blocks of at least four warps.
-fn geometry(rows: usize, cols: usize, element: usize) -> Geometry {
+pub(super) fn geometry(rows: usize, cols: usize, element: usize) -> Geometry {
     let vectors = (cols * element).div_ceil(params::IMMA_VECTOR_BYTES as usize);
     let threads = vectors
         .div_ceil(params::IMMA_ROWS_HELD as usize)
@@ -115,6 +115,25 @@ fn geometry(rows: usize, cols: usize, element: usize) -> Geometry {
     }
 }
 
+/// Checks that an output has the input's rows and at least its columns.
+pub(super) fn check_output(
+    op: &'static str,
+    device: &Device,
+    [rows, cols]: [usize; 2],
+    output: &Matrix<&mut impl DevicePtrMut<i8>>,
+) -> Result<()> {
+    output.check("output", device, output.data)?;
+    if output.rows == rows && output.cols >= cols {
+        return Ok(());
+    }
+    Err(Error::ShapeMismatch {
+        op,
+        lhs: vec![rows, cols],
+        rhs: vec![output.rows, output.cols],
+        expected: "an output with the input's rows and at least its columns".into(),
+    })
+}
+
 fn launch<T: Element>(
     device: &Device,
     stream: &CudaStream,
@@ -124,15 +143,7 @@ fn launch<T: Element>(
     fill: impl FnOnce(&mut QuantizeRowsParams),
 ) -> Result<()> {
     input.check("input", device, input.data)?;
-    output.check("output", device, output.data)?;
-    if output.rows != input.rows || output.cols < input.cols {
-        return Err(Error::ShapeMismatch {
-            op: "quantize_rows",
-            lhs: vec![input.rows, input.cols],
-            rhs: vec![output.rows, output.cols],
-            expected: "an output with the input's rows and at least its columns".into(),
-        });
-    }
+    check_output("quantize_rows", device, [input.rows, input.cols], &output)?;
     let geometry = geometry(input.rows, input.cols, size_of::<T>());
     let (source, _source) = input.data.device_ptr(stream);
     let (target, _target) = output.data.device_ptr_mut(stream);
