@@ -70,6 +70,8 @@ struct QuantizeStaticParams {
     unsigned long long seed; /* stochastic only */
     unsigned int rows;
     float multiplier;
+    int zero_point; /* asymmetric only */
+    unsigned int reserved;
 };
 
 /* dequantize_*: output[r, c] = (input[r, c] - zero_point) * row_scale * col_scale. */
@@ -222,7 +224,7 @@ static_assert(sizeof(FinishParams) == 184 && offsetof(FinishParams, epilogue) ==
 static_assert(sizeof(IgemmParams) == 224 && offsetof(IgemmParams, epilogue) == 80, "layout");
 static_assert(sizeof(QuantizeRowsParams) == 72 && offsetof(QuantizeRowsParams, rows) == 56, "layout");
 static_assert(sizeof(QuantizeColsParams) == 72 && offsetof(QuantizeColsParams, rows) == 56, "layout");
-static_assert(sizeof(QuantizeStaticParams) == 56 && offsetof(QuantizeStaticParams, rows) == 48, "layout");
+static_assert(sizeof(QuantizeStaticParams) == 64 && offsetof(QuantizeStaticParams, rows) == 48, "layout");
 static_assert(sizeof(DequantizeParams) == 80 && offsetof(DequantizeParams, rows) == 64, "layout");
 static_assert(sizeof(RmsnormQuantizeParams) == 88 && offsetof(RmsnormQuantizeParams, rows) == 64, "layout");
 static_assert(sizeof(SiluMulQuantizeParams) == 72 && offsetof(SiluMulQuantizeParams, rows) == 56, "layout");

@@ -10,7 +10,6 @@ template <typename T, typename Rule>
 __device__ __forceinline__ void quantize_static(const QuantizeStaticParams& p) {
     constexpr unsigned V = LANES<T>, THREADS = IMMA_FLAT_THREADS, VECTORS = IMMA_FLAT_VECTORS;
     static_assert(2 * V <= THREADS, "a block covers both edges");
-    static_assert(!Rule::ZERO_POINT, "static scales are symmetric");
     const unsigned t = threadIdx.x;
     for (uint64_t row = blockIdx.y; row < p.rows; row += gridDim.y) {
         const T* input = static_cast<const T*>(p.input) + row * p.input_stride;
@@ -29,13 +28,13 @@ __device__ __forceinline__ void quantize_static(const QuantizeStaticParams& p) {
             const uint64_t chunk = first + i * THREADS;
             if (chunk < split.chunks) {
                 int q[V];
-                quantize_chunk<T, Rule>(raw[i], p.multiplier, 0, p.seed, index + split.at(chunk), q);
+                quantize_chunk<T, Rule>(raw[i], p.multiplier, p.zero_point, p.seed, index + split.at(chunk), q);
                 store_bytes(output + split.at(chunk), q);
             }
         }
         const uint64_t edge = split.edge(t);
         if (blockIdx.x == 0 && edge != split.NONE) {
-            output[edge] = quantize_one<Rule>(widen(input[edge]), p.multiplier, 0, p.seed, index + edge);
+            output[edge] = quantize_one<Rule>(widen(input[edge]), p.multiplier, p.zero_point, p.seed, index + edge);
         }
     }
 }
@@ -52,3 +51,6 @@ ENTRY(quantize_static_bf16, BF16, NearestEven)
 ENTRY(quantize_static_stochastic_f32, F32, Stochastic)
 ENTRY(quantize_static_stochastic_f16, F16, Stochastic)
 ENTRY(quantize_static_stochastic_bf16, BF16, Stochastic)
+ENTRY(quantize_static_asymmetric_f32, F32, Asymmetric)
+ENTRY(quantize_static_asymmetric_f16, F16, Asymmetric)
+ENTRY(quantize_static_asymmetric_bf16, BF16, Asymmetric)

@@ -8,12 +8,13 @@ use half::{bf16, f16};
 use imma::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use imma::cuda::cudarc::driver::{CudaSlice, CudaStream};
 use imma::cuda::{
-    Algorithm, ChoiceCache, Device, DeviceElement, DeviceLhs, DeviceOutput, DeviceWeights, Input,
-    Matrix, Operands, Plan, Spec, WeightOrder,
+    Algorithm, ChoiceCache, Device, DeviceElement, DeviceLhs, DeviceOutput, DeviceWeights, Igemm,
+    Input, Matrix, Operands, Plan, Spec, WeightOrder, TILES,
 };
 use imma::{
     matmul_true_int8, matmul_true_int8_on, q_matmul_int8_as, q_matmul_int8_as_on, quant_int8,
-    Activation, ActivationQuant, Backend, Cpu, DType, Error, Int8Linear,
+    Activation, ActivationQuant, Backend, Cpu, DType, Epilogue, Error, FloatSlice, FloatView, Gemm,
+    Int8Linear, Lhs, OutputMut, Scales, Weights,
 };
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 use std::sync::Arc;
@@ -151,6 +152,13 @@ fn linear_like_the_cpu<T: Full>(seed: u64) {
             (Activation::Relu, ActivationQuant::PerTokenAsymmetric),
             (Activation::Silu, ActivationQuant::Static { scale: 0.02 }),
             (Activation::Gelu, ActivationQuant::PerToken),
+            (
+                Activation::None,
+                ActivationQuant::StaticAsymmetric {
+                    scale: 0.02,
+                    zero_point: -3,
+                },
+            ),
         ] {
             let layers = |backend: &Arc<dyn Backend>, biased: bool| {
                 let bias = biased.then(|| bias.view());
@@ -234,8 +242,13 @@ impl Job {
 fn algorithms(spec: &Spec) -> Vec<Algorithm> {
     let plan = |a: &Algorithm| Plan::new(device(), spec.clone().with_algorithm(a.clone()));
     let mut all = vec![Algorithm::Heuristic, Algorithm::CublasLt];
-    let candidates = (0..).map(Algorithm::CublasLtCandidate);
+    let candidates = (0..8).map(Algorithm::CublasLtCandidate);
     all.extend(candidates.take_while(|a| plan(a).is_ok()));
+    for tile in &TILES {
+        for splits in [1, 3] {
+            all.push(Algorithm::Igemm(Igemm { tile, splits }));
+        }
+    }
     all
 }
 
@@ -258,6 +271,194 @@ fn any_algorithm_gives_the_same_bits_over_poisoned_memory() {
         }
     }
     assert!(workspaces.len() > 3, "candidates differ in their workspace");
+}
+
+#[test]
+fn an_algorithm_is_named_and_read_again() {
+    let mut all = algorithms(&Spec::floats(3, 5, 64, DType::F32, DType::F32));
+    all.push(Algorithm::Autotuned);
+    for algorithm in all {
+        assert_eq!(algorithm.to_string().parse(), Ok(algorithm));
+    }
+    for bad in [
+        "",
+        "igemm",
+        "igemm:",
+        "igemm:1x2x3",
+        "igemm:64x64x128/0",
+        "cublaslt:",
+        "best",
+    ] {
+        assert!(bad.parse::<Algorithm>().is_err(), "{bad}");
+    }
+}
+
+/// Operands of any kind, where they may lie, against the CPU's product.
+fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
+    let (device, stream) = (device(), stream());
+    let mut random = Random(seed);
+    for case in 0..cases {
+        let [m, n, k] = [
+            1 + random.below(40),
+            1 + random.below(70),
+            random.below(300),
+        ];
+        let given = random.below(3) == 0;
+        let x = matrix::<T>(&mut random, m, k, true);
+        let q = integers(&mut random, m, k);
+        let w = integers(&mut random, n, k);
+        let positive = |random: &mut Random, n| -> Vec<f32> {
+            (0..n).map(|_| random.unit().abs() * 0.01 + 1e-4).collect()
+        };
+        let w_scales = positive(&mut random, n);
+        let row_scales = positive(&mut random, m);
+        let zeros: Vec<i32> = (0..m).map(|_| random.below(256) as i32 - 128).collect();
+        let bias = matrix::<bf16>(&mut random, 1, n, true);
+        let residual = matrix::<f16>(&mut random, m, n, true);
+        let quant = random.pick(&[
+            ActivationQuant::PerToken,
+            ActivationQuant::PerTokenAsymmetric,
+            ActivationQuant::Static { scale: 0.03 },
+            ActivationQuant::StaticAsymmetric {
+                scale: 0.03,
+                zero_point: 11,
+            },
+        ]);
+        let stride = k + random.pick(&[0, 0, 5, 16]);
+        let offset = random.pick(&[0, 0, 16, 3]);
+        let [has_bias, has_residual, has_zeros, to_int8] = [0; 4].map(|_| random.below(2) == 1);
+        let activation = random.pick(&[Activation::None, Activation::Silu, Activation::GeluTanh]);
+        let out_scale = to_int8.then_some(0.05);
+        let spec = Spec {
+            input: if given {
+                Input::Int8 {
+                    stride,
+                    scales: true,
+                    zero_points: has_zeros,
+                }
+            } else {
+                Input::Float(T::DTYPE, quant)
+            },
+            output: if to_int8 { DType::I8 } else { O::DTYPE },
+            bias: has_bias.then_some(DType::BF16),
+            activation,
+            residual: has_residual.then_some(DType::F16),
+            out_scale,
+            ..Spec::floats(m, n, k, T::DTYPE, O::DTYPE)
+        };
+        let mut all = algorithms(&spec);
+        // Aligned tiles are refused for strides that are not.
+        all.retain(|a| Plan::new(device, spec.clone().with_algorithm(a.clone())).is_ok());
+        let algorithm = random.pick(&(0..all.len()).collect::<Vec<_>>());
+        let algorithm = all[algorithm].clone();
+        let plan = Plan::new(device, spec.clone().with_algorithm(algorithm)).unwrap();
+        let what = format!("case {case} of {seed}: {plan}, stride {stride} at +{offset}");
+
+        // The CPU's.
+        let cpu = Cpu::new();
+        let packed = cpu.pack(Weights::Int8(w.t())).unwrap();
+        let epilogue = Epilogue {
+            row_scales: if given {
+                Scales::PerVector(&row_scales)
+            } else {
+                Scales::None
+            },
+            col_scales: Scales::PerVector(&w_scales),
+            row_zero_points: (given && has_zeros).then_some(&zeros[..]),
+            bias: has_bias.then(|| FloatSlice::BF16(bias.as_slice().unwrap())),
+            activation,
+            residual: has_residual.then(|| FloatView::F16(residual.view())),
+            out_scale,
+            ..Epilogue::default()
+        };
+        let lhs = if given {
+            Lhs::Int8(q.view())
+        } else {
+            Lhs::Float {
+                data: T::tag(x.view()),
+                quant,
+            }
+        };
+        let gemm = Gemm::new(lhs, &packed, epilogue).unwrap();
+        let (mut want, mut want8) = (Array2::<O>::default((m, n)), Array2::<i8>::zeros((m, n)));
+        let out = if to_int8 {
+            OutputMut::I8(want8.view_mut())
+        } else {
+            O::tag_mut(want.view_mut())
+        };
+        cpu.gemm(&gemm, out).unwrap();
+
+        // The device's.
+        let mut host = vec![99i8; offset + m * stride + 1];
+        for (r, row) in q.outer_iter().enumerate() {
+            host[offset + r * stride..][..k].copy_from_slice(row.as_slice().unwrap());
+        }
+        let one = |data: &[T]| match data {
+            [] => stream.clone_htod(&[T::default()]).unwrap(),
+            all => stream.clone_htod(all).unwrap(),
+        };
+        let (dx, dq) = (
+            one(x.as_slice().unwrap()),
+            stream.clone_htod(&host).unwrap(),
+        );
+        let mut dw = w.as_slice().unwrap().to_vec();
+        dw.push(0);
+        let dw = stream.clone_htod(&dw).unwrap();
+        let dw = Matrix::new(&dw, n, k);
+        let weights = device
+            .pack_int8(&stream, dw, WeightOrder::Outputs, Some(&w_scales))
+            .unwrap();
+        let (ds, dz) = (
+            stream.clone_htod(&row_scales).unwrap(),
+            stream.clone_htod(&zeros).unwrap(),
+        );
+        let db = stream.clone_htod(bias.as_slice().unwrap()).unwrap();
+        let dr = stream.clone_htod(residual.as_slice().unwrap()).unwrap();
+        let mut out = stream.clone_htod(&vec![O::from_f32(7.0); m * n]).unwrap();
+        let mut out8 = stream.clone_htod(&vec![7i8; m * n]).unwrap();
+        let mut workspace = stream
+            .clone_htod(&vec![0xffu8; plan.workspace_bytes().max(1)])
+            .unwrap();
+        let operands = Operands {
+            lhs: if given {
+                DeviceLhs::Int8 {
+                    data: Matrix::new(dq.slice(offset..), m, k).with_stride(stride),
+                    scales: Some(ds.as_view()),
+                    zero_points: has_zeros.then(|| dz.as_view()),
+                }
+            } else {
+                DeviceLhs::Float(Matrix::new(T::floats(dx.as_view()), m, k))
+            },
+            weights: &weights,
+            col_scales: None,
+            bias: has_bias.then(|| bf16::floats(db.as_view())),
+            residual: has_residual.then(|| Matrix::new(f16::floats(dr.as_view()), m, n)),
+            out: if to_int8 {
+                Matrix::new(DeviceOutput::I8(out8.as_view_mut()), m, n)
+            } else {
+                Matrix::new(O::output(out.as_view_mut()), m, n)
+            },
+        };
+        plan.run(&stream, operands, &mut workspace.as_view_mut())
+            .unwrap();
+        if to_int8 {
+            assert!(
+                want8.iter().eq(&stream.clone_dtoh(&out8).unwrap()),
+                "{what}"
+            );
+        } else {
+            let found = stream.clone_dtoh(&out).unwrap();
+            let found = Array2::from_shape_vec((m, n), found).unwrap();
+            assert_same(found.view(), want.view(), &what);
+        }
+    }
+}
+
+#[test]
+fn plans_of_any_kind_give_the_bits_of_the_cpu() {
+    anything_like_the_cpu::<f32, f32>(101, 40);
+    anything_like_the_cpu::<f16, bf16>(102, 40);
+    anything_like_the_cpu::<bf16, f16>(103, 40);
 }
 
 #[test]
@@ -420,6 +621,31 @@ fn plans_that_make_no_sense_are_refused() {
             "the input's type is integers",
         ),
         (floats(usize::MAX / 2, 4, 64), "M is"),
+        (
+            Spec {
+                input: Input::Int8 {
+                    stride: 71,
+                    scales: false,
+                    zero_points: false,
+                },
+                ..Spec::int8(4, 4, 70)
+            }
+            .with_algorithm("igemm:64x64x128".parse().unwrap()),
+            "a multiple of 16 for the tile 64x64x128",
+        ),
+        (
+            Spec {
+                input: Input::Float(
+                    DType::F32,
+                    ActivationQuant::StaticAsymmetric {
+                        scale: 1.0,
+                        zero_point: 128,
+                    },
+                ),
+                ..floats(4, 4, 4)
+            },
+            "the static zero point is 128",
+        ),
         (
             floats(4, 4, 4).with_algorithm(Algorithm::CublasLtCandidate(99)),
             "cuBLASLt candidate '99' is not available here",

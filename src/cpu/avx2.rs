@@ -3,7 +3,7 @@
 //! `vpmaddubsw` would multiply bytes directly, but its 16-bit sums saturate: `255 * 127 * 2` does not fit.
 //! Widened, a pair's sum is at most `2 * 128 * 128`, exact in 32 bits.
 
-use super::leaf::{check_tile, Layout, Leaf, Target};
+use super::leaf::{check_tile, Layout, Leaf, Trailing};
 use core::arch::x86_64::*;
 
 /// Signed bytes, two k a group, 16 columns a panel.
@@ -49,9 +49,10 @@ impl Leaf for Avx2 {
         rhs: &[u8],
         init: &[i32],
         acc: &mut [i32],
-        _: Target,
+        trailing: Trailing,
     ) {
         check_tile::<Self>(m, groups, lhs, rhs, init, acc);
+        trailing.copy();
         let (lhs, rhs, init, acc) = (lhs.as_ptr(), rhs.as_ptr(), init.as_ptr(), acc.as_mut_ptr());
         // SAFETY: the features are there (`self`), and `check_tile` has seen `groups * m` words of lhs, `groups`
         // groups of rhs, `m` of init and `m * 16` of acc.

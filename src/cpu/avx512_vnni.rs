@@ -8,7 +8,7 @@
 //! A tile of few rows has few accumulators, and the chain of dependent `vpdpbusd` would bound it: there
 //! several groups run in accumulators of their own, summed at the end (exact in wrapping int32).
 
-use super::leaf::{check_tile, Layout, Leaf, Target};
+use super::leaf::{check_tile, Layout, Leaf, Trailing};
 use core::arch::x86_64::*;
 
 /// Unsigned bytes (plus 128), four k a group, 32 columns a panel.
@@ -59,7 +59,7 @@ impl Leaf for Avx512Vnni {
         rhs: &[u8],
         init: &[i32],
         acc: &mut [i32],
-        target: Target,
+        trailing: Trailing,
     ) {
         check_tile::<Self>(m, groups, lhs, rhs, init, acc);
         let (lhs, rhs, init, acc) = (lhs.as_ptr(), rhs.as_ptr(), init.as_ptr(), acc.as_mut_ptr());
@@ -67,18 +67,18 @@ impl Leaf for Avx512Vnni {
         // groups of rhs, `m` of init and `m * 32` of acc.
         unsafe {
             match m {
-                1 => tile::<1, 8>(groups, lhs, rhs, init, acc, target),
-                2 => tile::<2, 4>(groups, lhs, rhs, init, acc, target),
-                3 => tile::<3, 2>(groups, lhs, rhs, init, acc, target),
-                4 => tile::<4, 2>(groups, lhs, rhs, init, acc, target),
-                5 => tile::<5, 2>(groups, lhs, rhs, init, acc, target),
-                6 => tile::<6, 1>(groups, lhs, rhs, init, acc, target),
-                7 => tile::<7, 1>(groups, lhs, rhs, init, acc, target),
-                8 => tile::<8, 1>(groups, lhs, rhs, init, acc, target),
-                9 => tile::<9, 1>(groups, lhs, rhs, init, acc, target),
-                10 => tile::<10, 1>(groups, lhs, rhs, init, acc, target),
-                11 => tile::<11, 1>(groups, lhs, rhs, init, acc, target),
-                _ => tile::<12, 1>(groups, lhs, rhs, init, acc, target),
+                1 => tile::<1, 8>(groups, lhs, rhs, init, acc, trailing),
+                2 => tile::<2, 4>(groups, lhs, rhs, init, acc, trailing),
+                3 => tile::<3, 2>(groups, lhs, rhs, init, acc, trailing),
+                4 => tile::<4, 2>(groups, lhs, rhs, init, acc, trailing),
+                5 => tile::<5, 2>(groups, lhs, rhs, init, acc, trailing),
+                6 => tile::<6, 1>(groups, lhs, rhs, init, acc, trailing),
+                7 => tile::<7, 1>(groups, lhs, rhs, init, acc, trailing),
+                8 => tile::<8, 1>(groups, lhs, rhs, init, acc, trailing),
+                9 => tile::<9, 1>(groups, lhs, rhs, init, acc, trailing),
+                10 => tile::<10, 1>(groups, lhs, rhs, init, acc, trailing),
+                11 => tile::<11, 1>(groups, lhs, rhs, init, acc, trailing),
+                _ => tile::<12, 1>(groups, lhs, rhs, init, acc, trailing),
             }
         }
     }
@@ -89,14 +89,14 @@ impl Leaf for Avx512Vnni {
 /// # Safety
 /// The CPU has the features; `lhs` is valid for `groups * M` words, `rhs` for `groups * 128` bytes, `init` for
 /// `M` and `acc` for `M * 32` elements.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,bmi2")]
 unsafe fn tile<const M: usize, const U: usize>(
     groups: usize,
     lhs: *const u32,
     rhs: *const u8,
     init: *const i32,
     acc: *mut i32,
-    target: Target,
+    trailing: Trailing,
 ) {
     let mut c = [[[_mm512_setzero_si512(); 2]; M]; U];
     // SAFETY: every address below lies in the ranges the caller vouches for.
@@ -106,8 +106,13 @@ unsafe fn tile<const M: usize, const U: usize>(
         }
         let mut g = 0;
         for i in 0..M {
-            // One row of the target a stretch of groups.
-            prefetch_write(target, i);
+            // A stretch of groups for each row that trails: its lines are asked for one stretch before.
+            if i < trailing.rows() {
+                prefetch_write(trailing, i);
+            }
+            if i >= 1 && i <= trailing.rows() {
+                copy_row(trailing, i - 1);
+            }
             let end = groups * (i + 1) / M;
             while g + U <= end {
                 for (u, c) in c.iter_mut().enumerate() {
@@ -119,6 +124,12 @@ unsafe fn tile<const M: usize, const U: usize>(
         while g < groups {
             step(&mut c[0], lhs.add(g * M), rhs.add(g * 128));
             g += 1;
+        }
+        for i in M..=trailing.rows() {
+            if i > M {
+                prefetch_write(trailing, i - 1);
+            }
+            copy_row(trailing, i - 1);
         }
         for i in 0..M {
             for h in 0..2 {
@@ -132,16 +143,45 @@ unsafe fn tile<const M: usize, const U: usize>(
     }
 }
 
-/// Asks for the cache lines of one row of the target, to be written.
+/// Asks for the cache lines of one row, to be written.
 #[inline(always)]
-fn prefetch_write(target: Target, row: usize) {
-    let start = target.start.wrapping_offset(row as isize * target.stride);
+fn prefetch_write(trailing: Trailing, row: usize) {
+    let (_, to, bytes) = trailing.row(row);
     let mut at = 0;
-    while at < target.bytes {
-        prefetch_line(start.wrapping_add(at));
+    while at < bytes {
+        prefetch_line(to.wrapping_add(at));
         at += 64;
     }
-    prefetch_line(start.wrapping_add(target.bytes - 1));
+    prefetch_line(to.wrapping_add(bytes - 1));
+}
+
+/// Copies one row of at most 128 bytes.
+///
+/// # Safety
+/// The CPU has the features; `trailing` has this row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,bmi2")]
+unsafe fn copy_row(trailing: Trailing, row: usize) {
+    let (from, to, bytes) = trailing.row(row);
+    // SAFETY: the contract of `Trailing::new`; the masks keep to the row's bytes.
+    unsafe {
+        if bytes == 128 {
+            let (a, b) = (
+                _mm512_loadu_si512(from.cast()),
+                _mm512_loadu_si512(from.add(64).cast()),
+            );
+            _mm512_storeu_si512(to.cast(), a);
+            _mm512_storeu_si512(to.add(64).cast(), b);
+        } else {
+            let mut at = 0;
+            while at < bytes {
+                let mask = _bzhi_u64(u64::MAX, (bytes - at).min(64) as u32);
+                let part = _mm512_maskz_loadu_epi8(mask, from.add(at).cast());
+                _mm512_mask_storeu_epi8(to.add(at).cast(), mask, part);
+                at += 64;
+            }
+        }
+    }
 }
 
 #[inline(always)]

@@ -12,10 +12,10 @@
 //! weights is read from memory once a block. Weights that are used once are packed by the task that reads
 //! them when all rows fit one block, so that they stay in its cache.
 
-use super::leaf::{Leaf, ACC};
+use super::leaf::{Leaf, Trailing, ACC};
 use super::lhs::LhsBlock;
 use super::rhs::{self, AlignedBytes, Source, Staging};
-use super::store::{store_tile, OutMatrix, Output};
+use super::store::{finish_tile, OutMatrix, Output};
 use super::threads::Threads;
 use crate::epilogue::{Epilogue, Resolved, Scales};
 use crate::gemm::Lhs;
@@ -262,14 +262,17 @@ unsafe fn tiles<L: Leaf, O: Output>(
 ) {
     let nr = L::LAYOUT.nr;
     let panel_bytes = block.groups() * nr * L::LAYOUT.kr;
-    let mut acc = [0i32; ACC];
+    // Two tiles of sums in turn: where the sums are the output, one trails while the next is computed.
+    let mut sums = [[0i32; ACC]; 2];
+    let mut turn = 0;
+    let mut finished = [O::default(); ACC];
+    let mut trailing = Trailing::NONE;
     for p in 0..L::LAYOUT.panels(cols) {
         let weights = &weights[p * panel_bytes..][..panel_bytes];
-        let width = nr.min(cols - p * nr);
+        let (col, width) = (col0 + p * nr, nr.min(cols - p * nr));
         for panel in block.panels() {
-            let acc = &mut acc[..panel.m * nr];
-            let first = row0 + panel.row;
-            let target = out.target(first, col0 + p * nr, width);
+            let acc = &mut sums[turn][..panel.m * nr];
+            turn ^= 1;
             leaf.tile(
                 panel.m,
                 block.groups(),
@@ -277,23 +280,16 @@ unsafe fn tiles<L: Leaf, O: Output>(
                 weights,
                 panel.init,
                 acc,
-                target,
+                trailing,
             );
-            // SAFETY: the tile lies in the rows and columns that the caller vouches for.
-            unsafe {
-                store_tile(
-                    leaf,
-                    resolved,
-                    &panel,
-                    first,
-                    col0 + p * nr,
-                    width,
-                    acc,
-                    out,
-                )
-            };
+            let row = row0 + panel.row;
+            let from = finish_tile(leaf, resolved, &panel, row, col, width, acc, &mut finished);
+            // SAFETY: these sums and `finished` are next written after the tile that copies them, and the elements
+            // lie in the rows and columns that the caller vouches for.
+            trailing = unsafe { out.trailing(from, nr, (row, panel.m), (col, width)) };
         }
     }
+    trailing.copy();
 }
 
 fn with_block<R>(f: impl FnOnce(&mut LhsBlock) -> R) -> R {

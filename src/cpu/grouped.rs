@@ -9,7 +9,7 @@
 //! A packed panel holds whole groups of KR consecutive k one after the other, and so do packed rows: a group of scales is
 //! a range of both.
 
-use super::leaf::{Leaf, Target, ACC};
+use super::leaf::{Leaf, Trailing, ACC};
 use super::lhs::{LhsBlock, LhsPanel};
 use super::rhs::AlignedBytes;
 use super::threads::Threads;
@@ -193,17 +193,19 @@ fn tile<L: Leaf>(
     let words = w.size / kr;
     let mut acc = [0i32; ACC];
     let acc = &mut acc[..m * nr];
-    // Nothing is stored from here: a hint that costs nothing.
-    let target = Target {
-        start: acc.as_ptr().cast(),
-        stride: 0,
-        bytes: 1,
-    };
     for g in 0..w.k.div_ceil(w.size) {
         let (from, to) = (g * words, ((g + 1) * words).min(all));
         let lhs = &panel.words[from * m..to * m];
         let rhs = &bytes[from * nr * kr..to * nr * kr];
-        leaf.tile(m, to - from, lhs, rhs, &starts[g * m..][..m], acc, target);
+        leaf.tile(
+            m,
+            to - from,
+            lhs,
+            rhs,
+            &starts[g * m..][..m],
+            acc,
+            Trailing::NONE,
+        );
         let scales = w.scales.row(g);
         let scales = &scales.to_slice().expect("row-major")[col..col + width];
         leaf.vectorize(

@@ -60,7 +60,7 @@ pub(crate) trait Leaf: Copy + Send + Sync + 'static {
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
 
     /// `acc[i][j] = init[i] + sum over k of lhs[i][k] * rhs[k][j]`, in wrapping int32, for `m <= MR` rows and
-    /// the NR columns of a panel. `acc` is `[m][NR]`, overwritten. Where the tile will go is a hint.
+    /// the NR columns of a panel. `acc` is `[m][NR]`, overwritten. `trailing` is copied on the way.
     #[allow(clippy::too_many_arguments)]
     fn tile(
         self,
@@ -70,20 +70,77 @@ pub(crate) trait Leaf: Copy + Send + Sync + 'static {
         rhs: &[u8],
         init: &[i32],
         acc: &mut [i32],
-        target: Target,
+        trailing: Trailing,
     );
 }
 
-/// Where a tile will be stored: a leaf may ask for these cache lines while it computes, spread over the tile,
-/// so that they do not queue before the operands. Never read or written through.
+/// The finished rows of the tile before, on their way to the output: a leaf copies them while it computes, spread
+/// over the tile. Stored all at once they would fill the store queue, and their cache lines would be waited for.
 #[derive(Clone, Copy)]
-pub(crate) struct Target {
-    /// First byte of the tile's first row.
-    pub start: *const u8,
-    /// Bytes between rows.
-    pub stride: isize,
-    /// Bytes of a row.
-    pub bytes: usize,
+pub(crate) struct Trailing {
+    from: *const u8,
+    from_stride: usize,
+    to: *mut u8,
+    to_stride: isize,
+    rows: usize,
+    bytes: usize,
+}
+
+impl Trailing {
+    /// Nothing to copy.
+    pub const NONE: Trailing = Trailing {
+        from: core::ptr::null(),
+        from_stride: 0,
+        to: core::ptr::null_mut(),
+        to_stride: 0,
+        rows: 0,
+        bytes: 0,
+    };
+
+    /// `rows` rows of `bytes` bytes each, strides in bytes.
+    ///
+    /// # Safety
+    /// Until the value is no longer used, every row can be read at `from` and written at `to`, nobody else touches
+    /// them, and they don't overlap.
+    pub unsafe fn new(
+        from: *const u8,
+        from_stride: usize,
+        to: *mut u8,
+        to_stride: isize,
+        rows: usize,
+        bytes: usize,
+    ) -> Self {
+        Trailing {
+            from,
+            from_stride,
+            to,
+            to_stride,
+            rows,
+            bytes,
+        }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// One row: from, to, bytes.
+    #[inline(always)]
+    pub fn row(&self, row: usize) -> (*const u8, *mut u8, usize) {
+        let from = self.from.wrapping_add(row * self.from_stride);
+        let to = self.to.wrapping_offset(row as isize * self.to_stride);
+        (from, to, self.bytes)
+    }
+
+    /// Copies all rows: for leaves whose tile is too short of registers to do it on the way.
+    #[inline(always)]
+    pub fn copy(&self) {
+        for row in 0..self.rows {
+            let (from, to, bytes) = self.row(row);
+            // SAFETY: the contract of `new`.
+            unsafe { core::ptr::copy_nonoverlapping(from, to, bytes) };
+        }
+    }
 }
 
 /// Checks a tile's slices: after it, a leaf may read and write through pointers.

@@ -115,17 +115,26 @@ impl LhsBlock {
         leaf.vectorize(
             #[inline(always)]
             || {
+                // Whole rows of integers go straight from where they are.
+                let in_place = |i: usize| match lhs {
+                    Lhs::Int8(view) if L::LAYOUT.kr == 4 && k.is_multiple_of(4) => {
+                        view.row(source + i).to_slice()
+                    }
+                    _ => None,
+                };
                 for i in 0..m {
                     if i + 1 < m {
                         prefetch_row(lhs, source + i + 1);
                     }
-                    let bytes = &mut staging.bytes[i * stride..][..stride];
-                    bytes[k..].fill(0);
-                    let bytes = &mut bytes[..k];
+                    let staged = &mut staging.bytes[i * stride..][..stride];
+                    staged[k..].fill(0);
+                    let staged = &mut staged[..k];
                     let r = first + i;
                     (self.scales[r], self.zero_points[r]) = match lhs {
                         Lhs::Int8(view) => {
-                            copy_row(view, source + i, bytes);
+                            if in_place(i).is_none() {
+                                copy_row(view, source + i, staged);
+                            }
                             let zero_point = match epilogue.row_zero_points {
                                 None => 0,
                                 Some([one]) => *one,
@@ -135,17 +144,19 @@ impl LhsBlock {
                         }
                         Lhs::Float { data, quant } => {
                             let row = float_row(data, source + i, &mut staging.floats);
-                            quantize_row(row, *quant, bytes)
+                            quantize_row(row, *quant, staged)
                         }
                     };
                     self.init[r] = if L::LAYOUT.biased {
-                        -128 * sum(bytes)
+                        -128 * interleave::sum(in_place(i).unwrap_or(staged))
                     } else {
                         0
                     };
                 }
                 if L::LAYOUT.kr == 4 {
-                    interleave::bytes4(&staging.bytes, stride, m, groups, 0, words);
+                    let staged = &staging.bytes;
+                    let row = |i: usize| in_place(i).unwrap_or(&staged[i * stride..][..stride]);
+                    interleave::bytes4(row, m, groups, 0, words);
                 } else {
                     interleave::widened2(&staging.bytes, stride, m, groups, words);
                 }
@@ -271,11 +282,6 @@ pub(crate) fn copy_row(view: &ArrayView2<'_, i8>, row: usize, out: &mut [i8]) {
         Some(slice) => out.copy_from_slice(slice),
         None => out.iter_mut().zip(line).for_each(|(o, x)| *o = *x),
     }
-}
-
-#[inline(always)]
-fn sum(bytes: &[i8]) -> i32 {
-    bytes.iter().map(|x| i32::from(*x)).sum()
 }
 
 /// Makes a buffer at least `len` long; what it holds is overwritten by the caller.

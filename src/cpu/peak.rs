@@ -1,6 +1,6 @@
 //! What a leaf reaches when nothing but its dot products costs anything.
 
-use super::leaf::{Leaf, Target};
+use super::leaf::{Leaf, Trailing};
 use super::select::with_leaf;
 use super::Cpu;
 use std::hint::black_box;
@@ -41,11 +41,6 @@ fn rate<L: Leaf>(leaf: L, seconds: f64) -> f64 {
     let rhs = vec![0x5a_u8; groups * nr * kr];
     let init = vec![0; L::MR];
     let mut acc = vec![0; L::MR * nr];
-    let target = Target {
-        start: acc.as_ptr().cast(),
-        stride: (nr * 4) as isize,
-        bytes: nr * 4,
-    };
     let operations = (2 * groups * kr * nr * L::MR) as f64;
     let mut best = 0.0f64;
     let start = Instant::now();
@@ -59,7 +54,7 @@ fn rate<L: Leaf>(leaf: L, seconds: f64) -> f64 {
                 &rhs,
                 &init,
                 &mut acc,
-                target,
+                Trailing::NONE,
             );
             black_box(&mut acc);
         }

@@ -1,6 +1,6 @@
 //! The leaf for any CPU: plain Rust, nothing assumed.
 
-use super::leaf::{check_tile, Layout, Leaf, Target};
+use super::leaf::{check_tile, Layout, Leaf, Trailing};
 
 /// Signed bytes, four k a group, eight columns a panel.
 pub(crate) const N8K4: Layout = Layout {
@@ -35,9 +35,10 @@ impl Leaf for Portable {
         rhs: &[u8],
         init: &[i32],
         acc: &mut [i32],
-        _: Target,
+        trailing: Trailing,
     ) {
         check_tile::<Self>(m, groups, lhs, rhs, init, acc);
+        trailing.copy();
         for (row, start) in acc.chunks_exact_mut(8).zip(&init[..m]) {
             row.fill(*start);
         }

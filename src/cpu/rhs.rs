@@ -341,7 +341,8 @@ fn pack_columns<T: Source>(
         let flip = if layout.biased { 0x80 } else { 0 };
         let (words, rest) = out.as_chunks_mut::<4>();
         debug_assert!(rest.is_empty());
-        interleave::bytes4(&staging.bytes, stride, layout.nr, groups, flip, words);
+        let row = |r: usize| &staging.bytes[r * stride..][..stride];
+        interleave::bytes4(row, layout.nr, groups, flip, words);
     } else {
         interleave::bytes2(&staging.bytes, stride, layout.nr, groups, out);
     }

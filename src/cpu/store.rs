@@ -1,6 +1,6 @@
 //! The output: finished tiles, written by many threads into one matrix.
 
-use super::leaf::{Leaf, Target};
+use super::leaf::{Leaf, Trailing, ACC};
 use super::lhs::LhsPanel;
 use crate::element::Element;
 use crate::epilogue::Resolved;
@@ -9,7 +9,10 @@ use ndarray::ArrayViewMut2;
 use std::marker::PhantomData;
 
 /// An output type: how finished sums become its elements.
-pub(crate) trait Output: Copy + Send + Sync + 'static {
+pub(crate) trait Output: Copy + Default + Send + Sync + 'static {
+    /// The sums are the output: `finish` corrects them where they are, and leaves `out` alone.
+    const IN_PLACE: bool = false;
+
     /// Finishes the sums of one row segment into `out`.
     fn finish(epilogue: &Resolved<'_>, at: Segment, acc: &mut [i32], out: &mut [Self]);
 }
@@ -54,10 +57,11 @@ impl Output for i8 {
 }
 
 impl Output for i32 {
+    const IN_PLACE: bool = true;
+
     #[inline(always)]
-    fn finish(epilogue: &Resolved<'_>, at: Segment, acc: &mut [i32], out: &mut [Self]) {
+    fn finish(epilogue: &Resolved<'_>, at: Segment, acc: &mut [i32], _: &mut [Self]) {
         epilogue.correct(at.col, at.zero_point, acc);
-        copy(acc, out);
     }
 }
 
@@ -65,20 +69,6 @@ impl Output for f32 {
     #[inline(always)]
     fn finish(epilogue: &Resolved<'_>, at: Segment, acc: &mut [i32], out: &mut [Self]) {
         epilogue.row(at.row, at.col, at.scale, at.zero_point, acc, out);
-    }
-}
-
-/// Copies as many elements as `to` has, a register at a time: a call of memcpy would cost more than 128 bytes do.
-#[inline(always)]
-fn copy<T: Copy>(from: &[T], to: &mut [T]) {
-    let from = &from[..to.len()];
-    let (to, to_rest) = to.as_chunks_mut::<16>();
-    let (from, from_rest) = from.as_chunks::<16>();
-    for (t, f) in to.iter_mut().zip(from) {
-        *t = *f;
-    }
-    for (t, f) in to_rest.iter_mut().zip(from_rest) {
-        *t = *f;
     }
 }
 
@@ -122,40 +112,42 @@ impl<'a, O: Output> OutMatrix<'a, O> {
         }
     }
 
-    /// Where a tile will be stored, as a hint for the leaf that computes it.
-    #[inline(always)]
-    pub fn target(&self, row: usize, col: usize, cols: usize) -> Target {
-        let start = self.start.wrapping_offset(row as isize * self.row_stride);
-        Target {
-            start: start.wrapping_add(col).cast(),
-            stride: self.row_stride * size_of::<O>() as isize,
-            bytes: cols * size_of::<O>(),
-        }
-    }
-
-    /// Elements `col..col + len` of a row.
+    /// A finished tile that trails: `rows` rows of `cols` elements from `from` on, NR apart, which belong at
+    /// (`row`, `col`).
     ///
     /// # Safety
-    /// No two live segments overlap.
+    /// Until the value is no longer used `from` holds the tile, and nobody else reads or writes these elements here.
     #[inline(always)]
-    #[allow(clippy::mut_from_ref)]
-    unsafe fn segment(&self, row: usize, col: usize, len: usize) -> &mut [O] {
-        assert!(row < self.rows && col + len <= self.cols);
-        // SAFETY: row and columns were just checked against the matrix, whose rows are contiguous, and the caller
-        // keeps segments apart.
+    pub unsafe fn trailing(
+        &self,
+        from: *const O,
+        nr: usize,
+        (row, rows): (usize, usize),
+        (col, cols): (usize, usize),
+    ) -> Trailing {
+        assert!(row + rows <= self.rows && col + cols <= self.cols);
+        let to = self.start.wrapping_offset(row as isize * self.row_stride);
+        let (element, to) = (size_of::<O>(), to.wrapping_add(col));
+        let to_stride = self.row_stride * element as isize;
+        // SAFETY: rows and columns were just checked against the matrix, whose rows are contiguous; the rest is the
+        // caller's.
         unsafe {
-            let start = self.start.offset(row as isize * self.row_stride).add(col);
-            std::slice::from_raw_parts_mut(start, len)
+            Trailing::new(
+                from.cast(),
+                nr * element,
+                to.cast(),
+                to_stride,
+                rows,
+                cols * element,
+            )
         }
     }
 }
 
-/// Finishes a tile: rows `row0..` of the output for the panel's rows, columns `col..col + cols`.
-///
-/// # Safety
-/// No other thread writes these elements at the same time.
+/// Finishes a tile: rows from `row0` on of the output for the panel's rows, columns `col..col + cols`. Where its rows
+/// then start, NR elements apart: in `finished`, or in `acc`.
 #[allow(clippy::too_many_arguments)]
-pub(crate) unsafe fn store_tile<L: Leaf, O: Output>(
+pub(crate) fn finish_tile<L: Leaf, O: Output>(
     leaf: L,
     epilogue: &Resolved<'_>,
     panel: &LhsPanel<'_>,
@@ -163,22 +155,30 @@ pub(crate) unsafe fn store_tile<L: Leaf, O: Output>(
     col: usize,
     cols: usize,
     acc: &mut [i32],
-    out: &OutMatrix<'_, O>,
-) {
+    finished: &mut [O; ACC],
+) -> *const O {
+    if O::IN_PLACE && epilogue.col_sums.is_none() {
+        return acc.as_ptr().cast();
+    }
     leaf.vectorize(
         #[inline(always)]
         || {
-            for (i, acc) in acc.chunks_exact_mut(L::LAYOUT.nr).take(panel.m).enumerate() {
+            let rows = acc.chunks_exact_mut(L::LAYOUT.nr);
+            let finished = finished.chunks_exact_mut(L::LAYOUT.nr);
+            for (i, (acc, finished)) in rows.zip(finished).take(panel.m).enumerate() {
                 let at = Segment {
                     row: row0 + i,
                     col,
                     scale: panel.scales[i],
                     zero_point: panel.zero_points[i],
                 };
-                // SAFETY: rows of one tile are distinct, and the caller vouches for the tile.
-                let out = unsafe { out.segment(at.row, col, cols) };
-                O::finish(epilogue, at, &mut acc[..cols], out);
+                O::finish(epilogue, at, &mut acc[..cols], &mut finished[..cols]);
             }
         },
     );
+    if O::IN_PLACE {
+        acc.as_ptr().cast()
+    } else {
+        finished.as_ptr()
+    }
 }

@@ -1,7 +1,7 @@
 //! VNNI on 256-bit registers, a tile of 6 rows by 16 columns: AVX-VNNI (the VEX encoding of client CPUs)
 //! and the same tile in the EVEX encoding of AVX-512VL, so that either kind of machine tests the one tile.
 
-use super::leaf::{check_tile, Layout, Leaf, Target};
+use super::leaf::{check_tile, Layout, Leaf, Trailing};
 use core::arch::x86_64::*;
 
 /// Unsigned bytes (plus 128), four k a group, 16 columns a panel.
@@ -39,8 +39,9 @@ macro_rules! leaf {
             }
 
             #[inline]
-            fn tile(self, m: usize, groups: usize, lhs: &[u32], rhs: &[u8], init: &[i32], acc: &mut [i32], _: Target) {
+            fn tile(self, m: usize, groups: usize, lhs: &[u32], rhs: &[u8], init: &[i32], acc: &mut [i32], trailing: Trailing) {
                 check_tile::<Self>(m, groups, lhs, rhs, init, acc);
+                trailing.copy();
                 let (lhs, rhs, init, acc) = (lhs.as_ptr(), rhs.as_ptr(), init.as_ptr(), acc.as_mut_ptr());
                 // SAFETY: the features are there (`self`), and `check_tile` has seen `groups * m` words of lhs,
                 // `groups` groups of rhs, `m` of init and `m * 16` of acc.

@@ -1,28 +1,40 @@
 //! The fastest algorithm for a product, measured once a shape and remembered in a file.
 
 use super::choice_cache::{CacheKey, ChoiceCache};
-use super::choose::{choose, Choice};
+use super::choose::{choose, Choice, Multiplier};
+use super::igemm::{self, Igemm, Limits};
 use super::launch::driver;
+use super::matrix::Matrix;
 use super::module::Device;
+use super::operand::{DeviceLhs, DeviceOutput, FloatBuffer, Operands};
 use super::plan::Plan;
-use super::spec::{Algorithm, Spec};
+use super::spec::{Input, Spec};
 use super::sums::Sums;
-use super::weights::{upload, zeros};
-use crate::error::Result;
+use super::weights::{upload, WeightOrder};
+use crate::element::{DType, Element};
+use crate::error::{Error, Result};
 use cudarc::driver::sys::CUevent_flags;
-use std::sync::PoisonError;
+use cudarc::driver::{CudaSlice, CudaStream};
+use half::{bf16, f16};
+use std::sync::{Arc, PoisonError};
 
 const WARM_UP: usize = 2;
 const SAMPLES: usize = 9;
 
+/// Of the tiles, the model's favourites.
+const TILES: usize = 6;
+
 /// The choice for a product: from the cache where its answer still holds, else measured and written there.
 pub(super) fn choice(device: &Device, spec: &Spec) -> Result<Choice> {
     let first = choose(spec, device.properties());
-    let plain = spec.clone().with_algorithm(Algorithm::CublasLt);
-    let Some((key, Sums::CublasLt(product, _))) =
-        Plan::with_choice(device, plain, first.clone())?.tunable()
-    else {
+    if spec.m == 0 || spec.n == 0 {
         return Ok(first);
+    }
+    let key = CacheKey {
+        m: spec.m,
+        n: spec.n,
+        k: spec.k,
+        kind: spec.kind(),
     };
     let properties = device.properties();
     let path = ChoiceCache::path(properties);
@@ -33,7 +45,7 @@ pub(super) fn choice(device: &Device, spec: &Spec) -> Result<Choice> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     };
-    {
+    let known = {
         let mut choices = lock();
         let cache = choices.get_or_insert_with(|| match &path {
             Some(path) => {
@@ -45,82 +57,198 @@ pub(super) fn choice(device: &Device, spec: &Spec) -> Result<Choice> {
             }
             None => ChoiceCache::new(properties),
         });
-        if let Some((Algorithm::CublasLtCandidate(candidate), us)) = cache.get(&key) {
-            // Another release of the library may have fewer.
-            if *candidate < product.candidates().len() {
-                return Ok(Choice {
-                    candidate: *candidate,
-                    why: format!("measured earlier: {us:.2} us"),
-                });
-            }
+        let known = cache.get(&key);
+        known.map(|(algorithm, us)| (algorithm.clone(), us))
+    };
+    if let Some((algorithm, us)) = known {
+        let asked = choose(&spec.clone().with_algorithm(algorithm), properties);
+        let choice = Choice {
+            why: format!("measured earlier: {us:.2} us"),
+            ..asked
+        };
+        // Another release of cuBLASLt may have fewer candidates.
+        if Plan::with_choice(device, spec.clone(), choice.clone()).is_ok() {
+            return Ok(choice);
         }
     }
-    let mut best = (0, f64::INFINITY);
-    for candidate in 0..product.candidates().len() {
-        let sums = Sums::CublasLt(product.clone(), candidate);
-        let us = measure(device, &sums, &key)?;
+    let candidates = candidates(device, spec)?;
+    let job = Job::new(device, spec)?;
+    let mut best = (first.multiplier, f64::INFINITY);
+    for multiplier in &candidates {
+        let us = job.measure(device, spec, *multiplier)?;
         if us < best.1 {
-            best = (candidate, us);
+            best = (*multiplier, us);
         }
     }
-    let (candidate, us) = best;
+    let (multiplier, us) = best;
     let mut choices = lock();
     if let Some(cache) = choices.as_mut() {
-        cache.insert(key, Algorithm::CublasLtCandidate(candidate), us);
+        cache.insert(key, multiplier.algorithm(), us);
         if let Some(Err(e)) = path.map(|path| cache.save(&path)) {
             eprintln!("imma: the measured choices could not be saved: {e}");
         }
     }
     Ok(Choice {
-        candidate,
-        why: format!(
-            "measured: {us:.2} us, best of {}",
-            product.candidates().len()
-        ),
+        multiplier,
+        why: format!("measured: {us:.2} us, best of {}", candidates.len()),
     })
 }
 
-/// The median time of the product in microseconds, by events on a stream of its own.
-fn measure(device: &Device, sums: &Sums, key: &CacheKey) -> Result<f64> {
-    let context = device.context();
-    let stream = context.new_stream().map_err(driver("cuStreamCreate"))?;
-    // Data of full range: zeros draw less power and run faster.
-    let data = |len: usize| -> Vec<i8> {
-        (0..len as u32)
-            .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as i8)
-            .collect()
-    };
-    let a = upload(&stream, &data((key.m - 1) * key.lda + key.k))?;
-    let w = upload(
-        &stream,
-        &data(key.n * key.k.next_multiple_of(super::weights::PAD)),
-    )?;
-    let mut out = zeros::<i32>(&stream, key.m * key.n)?;
-    let mut workspace = zeros::<u8>(&stream, sums.workspace_bytes())?;
-    let mut samples = Vec::with_capacity(SAMPLES);
-    for sample in 0..WARM_UP + SAMPLES {
-        let event = || {
-            stream
-                .record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
-                .map_err(driver("cuEventRecord"))
-        };
-        let start = event()?;
-        let (mut out, mut workspace) = (out.as_view_mut(), workspace.as_view_mut());
-        sums.run(
-            &stream,
-            &a.as_view(),
-            &w.as_view(),
-            &mut out,
-            &mut workspace,
-        )?;
-        let end = event()?;
-        let ms = start
-            .elapsed_ms(&end)
-            .map_err(driver("cuEventElapsedTime"))?;
-        if sample >= WARM_UP {
-            samples.push(f64::from(ms) * 1e3);
-        }
+/// What is worth measuring: our tiles that the model likes, and cuBLASLt's candidates where the library is there.
+fn candidates(device: &Device, spec: &Spec) -> Result<Vec<Multiplier>> {
+    let mut all = Vec::new();
+    let properties = device.properties();
+    if matches!(choose(spec, properties).multiplier, Multiplier::Igemm(_)) {
+        let limits = Limits::from(properties);
+        let tiles = igemm::candidates(spec.m, spec.n, spec.k, spec.aligned(), limits);
+        all.extend(tiles.iter().take(TILES).map(|choice| {
+            Multiplier::Igemm(Igemm {
+                tile: choice.tile,
+                splits: choice.splits,
+            })
+        }));
     }
-    samples.sort_by(f64::total_cmp);
-    Ok(samples[SAMPLES / 2])
+    let library = Choice {
+        multiplier: Multiplier::CublasLt(0),
+        why: String::new(),
+    };
+    match Plan::with_choice(device, spec.clone(), library) {
+        Ok(plan) => {
+            let count = plan.sums().map_or(0, Sums::candidates);
+            all.extend((0..count).map(Multiplier::CublasLt));
+        }
+        Err(error) if all.is_empty() => return Err(error),
+        Err(_) => {}
+    }
+    Ok(all)
+}
+
+/// Operands of a product, of full range: zeros draw less power and run faster.
+struct Job {
+    stream: Arc<CudaStream>,
+    integers: CudaSlice<i8>,
+    floats: FloatBuffer,
+    scales: CudaSlice<f32>,
+    zero_points: CudaSlice<i32>,
+    weights: super::weights::DeviceWeights,
+    bias: Option<FloatBuffer>,
+    residual: Option<FloatBuffer>,
+}
+
+impl Job {
+    fn new(device: &Device, spec: &Spec) -> Result<Self> {
+        let (m, n, k) = (spec.m, spec.n, spec.k);
+        let stream = device
+            .context()
+            .new_stream()
+            .map_err(driver("cuStreamCreate"))?;
+        let random = |len: usize| -> Vec<i8> {
+            let byte = |i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as i8;
+            (0..len as u32).map(byte).collect()
+        };
+        let (integers, lhs) = match spec.input {
+            Input::Float(dtype, _) => (0, Some((dtype, m * k))),
+            Input::Int8 { stride, .. } => ((m - 1) * stride + k, None),
+        };
+        let floats = |what: Option<(DType, usize)>| -> Result<Option<FloatBuffer>> {
+            let Some((dtype, len)) = what else {
+                return Ok(None);
+            };
+            fn of<T: Element>(bytes: &[i8]) -> Vec<T> {
+                bytes.iter().map(|b| T::from_f32(f32::from(*b))).collect()
+            }
+            let bytes = random(len);
+            Ok(Some(match dtype {
+                DType::F16 => FloatBuffer::F16(upload(&stream, &of::<f16>(&bytes))?),
+                DType::BF16 => FloatBuffer::BF16(upload(&stream, &of::<bf16>(&bytes))?),
+                _ => FloatBuffer::F32(upload(&stream, &of::<f32>(&bytes))?),
+            }))
+        };
+        let w = upload(&stream, &random(n * k))?;
+        let w = Matrix::new(&w, n, k);
+        let weights = device.pack_int8(&stream, w, WeightOrder::Outputs, Some(&[1e-3]))?;
+        Ok(Job {
+            integers: upload(&stream, &random(integers))?,
+            floats: floats(lhs)?
+                .map_or_else(|| upload(&stream, &[0f32]).map(FloatBuffer::F32), Ok)?,
+            scales: upload(&stream, &vec![1e-3f32; m])?,
+            zero_points: upload(&stream, &vec![3i32; m])?,
+            weights,
+            bias: floats(spec.bias.map(|d| (d, n)))?,
+            residual: floats(spec.residual.map(|d| (d, m * n)))?,
+            stream,
+        })
+    }
+
+    /// The median time of a whole run in microseconds, by events.
+    fn measure(&self, device: &Device, spec: &Spec, multiplier: Multiplier) -> Result<f64> {
+        let choice = Choice {
+            multiplier,
+            why: String::new(),
+        };
+        let plan = Plan::with_choice(device, spec.clone(), choice)?;
+        let stream = &self.stream;
+        let (m, n, k) = (spec.m, spec.n, spec.k);
+        let mut out = device.fresh::<u8>(stream, super::ops::area(m, n)?.saturating_mul(4))?;
+        let mut workspace = device.fresh::<u8>(stream, plan.workspace_bytes())?;
+        let mut samples = Vec::with_capacity(SAMPLES);
+        for sample in 0..WARM_UP + SAMPLES {
+            let event = || {
+                stream
+                    .record_event(Some(CUevent_flags::CU_EVENT_DEFAULT))
+                    .map_err(driver("cuEventRecord"))
+            };
+            let lhs = match spec.input {
+                Input::Float(..) => DeviceLhs::Float(Matrix::new(self.floats.view(), m, k)),
+                Input::Int8 {
+                    stride,
+                    scales,
+                    zero_points,
+                } => DeviceLhs::Int8 {
+                    data: Matrix::new(self.integers.as_view(), m, k).with_stride(stride),
+                    scales: scales.then(|| self.scales.as_view()),
+                    zero_points: zero_points.then(|| self.zero_points.as_view()),
+                },
+            };
+            let mut bytes = out.as_view_mut();
+            macro_rules! place {
+                ($tag:ident) => {
+                    // SAFETY: fresh memory, aligned as any allocation, of four bytes an element.
+                    unsafe { bytes.transmute_mut(m * n) }.map(DeviceOutput::$tag)
+                };
+            }
+            let place = match spec.output {
+                DType::F32 => place!(F32),
+                DType::F16 => place!(F16),
+                DType::BF16 => place!(BF16),
+                DType::I32 => place!(I32),
+                DType::I8 => place!(I8),
+            };
+            let place = place.ok_or_else(|| Error::Value {
+                what: "the result",
+                found: format!("[{m}, {n}]"),
+                expected: "a size that the address space holds".into(),
+            })?;
+            let residual = self.residual.as_ref();
+            let operands = Operands {
+                lhs,
+                weights: &self.weights,
+                col_scales: None,
+                bias: self.bias.as_ref().map(FloatBuffer::view),
+                residual: residual.map(|r| Matrix::new(r.view(), m, n)),
+                out: Matrix::new(place, m, n),
+            };
+            let start = event()?;
+            plan.run(stream, operands, &mut workspace.as_view_mut())?;
+            let end = event()?;
+            let ms = start
+                .elapsed_ms(&end)
+                .map_err(driver("cuEventElapsedTime"))?;
+            if sample >= WARM_UP {
+                samples.push(f64::from(ms) * 1e3);
+            }
+        }
+        samples.sort_by(f64::total_cmp);
+        Ok(samples[SAMPLES / 2])
+    }
 }

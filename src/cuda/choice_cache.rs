@@ -1,13 +1,12 @@
 //! Measured choices, kept in a small text file.
 //!
 //! ```text
-//! imma choices 1
+//! imma choices 2
 //! key NVIDIA H200, driver 13000, imma 0.1.0
-//! 4096 4096 8192 8192 -> cublaslt:2 151.25
+//! 4096 4096 8192 bf16-token>bf16 -> igemm:128x256x64 151.25
 //! ```
 //!
-//! An entry is M, N and K of the product of integers, the row stride of its left operand, the algorithm, and the
-//! median in microseconds. A file with another key, or one that can't be read to its end, counts as none.
+//! An entry is M, N and K, the types and parts of the product, the algorithm, and the median of a run in microseconds. A file with another key, or one that can't be read to its end, counts as none.
 
 use super::device::Properties;
 use super::spec::Algorithm;
@@ -16,19 +15,19 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
-const FIRST: &str = "imma choices 1";
+const FIRST: &str = "imma choices 2";
 
-/// The product of integers that an entry is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// The product that an entry is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CacheKey {
     /// Rows of the left operand.
     pub m: usize,
-    /// Columns of the result, padding included.
+    /// Columns of the result.
     pub n: usize,
-    /// The contracted dimension, padding included.
+    /// The contracted dimension.
     pub k: usize,
-    /// Elements between rows of the left operand.
-    pub lda: usize,
+    /// Types and parts, in one word: `bf16-token>bf16+bf16`.
+    pub kind: String,
 }
 
 /// Choices that autotuning measured on one device.
@@ -126,8 +125,8 @@ impl ChoiceCache {
 
     fn text(&self) -> String {
         let mut text = format!("{FIRST}\nkey {}\n", self.key);
-        for (CacheKey { m, n, k, lda }, (algorithm, us)) in &self.entries {
-            let _ = writeln!(text, "{m} {n} {k} {lda} -> {algorithm} {us}");
+        for (CacheKey { m, n, k, kind }, (algorithm, us)) in &self.entries {
+            let _ = writeln!(text, "{m} {n} {k} {kind} -> {algorithm} {us}");
         }
         text
     }
@@ -155,19 +154,19 @@ impl ChoiceCache {
 
 fn entry(line: &str) -> Option<(CacheKey, Algorithm, f64)> {
     let (key, value) = line.split_once(" -> ")?;
-    let mut numbers = key.split(' ').map(|n| n.parse::<usize>().ok());
-    let mut next = || numbers.next().flatten();
+    let mut words = key.split(' ');
+    let mut next = || words.next()?.parse::<usize>().ok();
     let key = CacheKey {
         m: next()?,
         n: next()?,
         k: next()?,
-        lda: next()?,
+        kind: words.next().filter(|kind| !kind.is_empty())?.into(),
     };
     let (algorithm, us) = value.split_once(' ')?;
     let algorithm: Algorithm = algorithm.parse().ok()?;
     let us: f64 = us.parse().ok()?;
     let concrete = !matches!(algorithm, Algorithm::Heuristic | Algorithm::Autotuned);
-    (numbers.next().is_none() && concrete && us.is_finite() && us >= 0.0)
+    (words.next().is_none() && concrete && us.is_finite() && us >= 0.0)
         .then_some((key, algorithm, us))
 }
 
@@ -193,7 +192,7 @@ mod tests {
                 m,
                 n: 8,
                 k: 16,
-                lda: 32,
+                kind: "i8-by16>i32".into(),
             };
             cache.insert(key, Algorithm::CublasLtCandidate(candidate), 1.5);
         }
@@ -241,11 +240,11 @@ mod tests {
             assert_eq!(parse(&text[..end]).is_ok(), whole, "cut at {end}");
         }
         for (from, to) in [
-            ("choices 1", "choices 2"),
+            ("choices 2", "choices 3"),
             ("imma 0", "imma 9"),
             ("->", "=>"),
             ("4096", "many"),
-            ("32", "32 32"),
+            ("i32", "i32 i32"),
             ("cublaslt:2", "cublaslt:x"),
             ("cublaslt:2", "autotuned"),
             ("1.5", "NaN"),

@@ -1,18 +1,18 @@
-//! From sums to the result: the epilogue of algorithms that have none of their own.
+//! From integers to the result: our GEMM with its epilogue, or the epilogue alone behind sums that lie in memory.
 
 use super::epilogue::{DeviceEpilogue, DeviceFloats};
+use super::igemm::Igemm;
 use super::matrix::Matrix;
 use super::module::Device;
 use super::operand::{DeviceFloatView, DeviceOutput};
 use super::weights::DeviceWeights;
 use crate::activation::Activation;
 use crate::error::Result;
-use cudarc::driver::{CudaStream, CudaView, DevicePtr};
+use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr};
 use std::sync::Arc;
 
 /// Checked operands of an epilogue.
 pub(super) struct Finish<'a> {
-    pub sums: Matrix<CudaView<'a, i32>>,
     /// One a row, or one for all.
     pub row_scales: Option<CudaView<'a, f32>>,
     pub zero_points: Option<CudaView<'a, i32>>,
@@ -26,17 +26,64 @@ pub(super) struct Finish<'a> {
     pub out_scale: Option<f32>,
 }
 
+/// Calls `$call` with the output as a matrix of its own type.
+macro_rules! typed {
+    ($out:ident, |$matrix:ident| $call:expr) => {{
+        let Matrix {
+            rows, cols, stride, ..
+        } = $out;
+        macro_rules! with {
+            ($data:expr) => {{
+                let $matrix = Matrix::new($data, rows, cols).with_stride(stride);
+                $call
+            }};
+        }
+        match &mut $out.data {
+            DeviceOutput::F32(data) => with!(data),
+            DeviceOutput::F16(data) => with!(data),
+            DeviceOutput::BF16(data) => with!(data),
+            DeviceOutput::I32(data) => with!(data),
+            DeviceOutput::I8(data) => with!(data),
+        }
+    }};
+}
+
 impl Finish<'_> {
-    /// Enqueues it.
-    pub fn run(
+    /// Enqueues the epilogue over sums.
+    pub fn sums(
         &self,
         device: &Device,
         stream: &Arc<CudaStream>,
+        sums: Matrix<&CudaView<'_, i32>>,
         mut out: Matrix<DeviceOutput<'_>>,
     ) -> Result<()> {
-        let sums = self.sums.by_ref();
+        self.epilogue(|epilogue| {
+            typed!(out, |matrix| device
+                .epilogue(stream, sums, matrix, epilogue))
+        })
+    }
+
+    /// Enqueues the product of integers with its epilogue.
+    #[allow(clippy::too_many_arguments)]
+    pub fn product(
+        &self,
+        device: &Device,
+        stream: &Arc<CudaStream>,
+        igemm: Igemm,
+        a: Matrix<&CudaView<'_, i8>>,
+        w: Matrix<&CudaView<'_, i8>>,
+        mut out: Matrix<DeviceOutput<'_>>,
+        workspace: Option<&mut CudaViewMut<'_, i32>>,
+    ) -> Result<()> {
+        self.epilogue(|epilogue| {
+            typed!(out, |matrix| device
+                .igemm_in(stream, igemm, a, w, matrix, epilogue, workspace))
+        })
+    }
+
+    fn epilogue<R>(&self, f: impl FnOnce(&DeviceEpilogue<'_>) -> R) -> R {
         let col_sums = self.weights.col_sums();
-        let epilogue = DeviceEpilogue {
+        f(&DeviceEpilogue {
             row_scales: scales(&self.row_scales),
             col_scales: scales(&self.col_scales),
             row_zero_points: self.zero_points.as_ref().map(|z| z as &dyn DevicePtr<i32>),
@@ -48,27 +95,7 @@ impl Finish<'_> {
             activation: self.activation,
             residual: self.residual.as_ref().map(|r| r.over(floats(&r.data))),
             out_scale: self.out_scale,
-        };
-        let Matrix {
-            rows, cols, stride, ..
-        } = out;
-        macro_rules! finish {
-            ($data:expr) => {
-                device.epilogue(
-                    stream,
-                    sums,
-                    Matrix::new($data, rows, cols).with_stride(stride),
-                    &epilogue,
-                )
-            };
-        }
-        match &mut out.data {
-            DeviceOutput::F32(data) => finish!(data),
-            DeviceOutput::F16(data) => finish!(data),
-            DeviceOutput::BF16(data) => finish!(data),
-            DeviceOutput::I32(data) => finish!(data),
-            DeviceOutput::I8(data) => finish!(data),
-        }
+        })
     }
 }
 

@@ -52,6 +52,8 @@ mod plan;
 #[cfg(feature = "cuda")]
 mod plan_check;
 #[cfg(feature = "cuda")]
+mod plan_run;
+#[cfg(feature = "cuda")]
 mod quantize_cols;
 #[cfg(feature = "cuda")]
 mod quantize_rows;

@@ -1,4 +1,4 @@
-// Made from cuda/params.h (FNV-1a 7f66892aaf13edbb) by bindgen; see cuda/README.md. Not to be edited.
+// Made from cuda/params.h (FNV-1a b1eea71b7b31fe48) by bindgen; see cuda/README.md. Not to be edited.
 
 pub const IMMA_VECTOR_BYTES: u32 = 16;
 pub const IMMA_ROWS_HELD: u32 = 4;
@@ -151,12 +151,14 @@ pub struct QuantizeStaticParams {
     pub seed: ::core::ffi::c_ulonglong,
     pub rows: ::core::ffi::c_uint,
     pub multiplier: f32,
+    pub zero_point: ::core::ffi::c_int,
+    pub reserved: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QuantizeStaticParams",
-    ][::core::mem::size_of::<QuantizeStaticParams>() - 56usize];
+    ][::core::mem::size_of::<QuantizeStaticParams>() - 64usize];
     [
         "Alignment of QuantizeStaticParams",
     ][::core::mem::align_of::<QuantizeStaticParams>() - 8usize];
@@ -184,6 +186,12 @@ const _: () = {
     [
         "Offset of field: QuantizeStaticParams::multiplier",
     ][::core::mem::offset_of!(QuantizeStaticParams, multiplier) - 52usize];
+    [
+        "Offset of field: QuantizeStaticParams::zero_point",
+    ][::core::mem::offset_of!(QuantizeStaticParams, zero_point) - 56usize];
+    [
+        "Offset of field: QuantizeStaticParams::reserved",
+    ][::core::mem::offset_of!(QuantizeStaticParams, reserved) - 60usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -1,21 +1,16 @@
 //! A product with everything decided beforehand: kernels, workspace, constants.
 
-use super::choice_cache::CacheKey;
-use super::choose::{choose, Choice};
-use super::finish::Finish;
-use super::launch::{driver, same_context};
-use super::matrix::Matrix;
+use super::choose::{choose, Choice, Multiplier};
+use super::igemm::{Igemm, Limits};
+use super::launch::driver;
 use super::module::Device;
-use super::operand::{DeviceFloatView, DeviceLhs, DeviceOutput, Operands};
 use super::spec::{Algorithm, Input, Spec};
 use super::sums::Sums;
 use super::weights::{upload, PAD};
-use super::workspace::{part, Parts};
-use crate::element::DType;
+use super::workspace::Parts;
 use crate::error::{Error, Result};
 use crate::gemm::ActivationQuant;
-use crate::rounding::Rounding;
-use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut};
+use cudarc::driver::CudaSlice;
 use std::fmt;
 use std::sync::Arc;
 
@@ -26,22 +21,30 @@ use std::sync::Arc;
 /// workspaces of their own. The bits of the result are those of the CPU backend, whatever the algorithm.
 #[derive(Debug)]
 pub struct Plan {
-    device: Arc<Device>,
-    spec: Spec,
+    pub(super) device: Arc<Device>,
+    pub(super) spec: Spec,
     choice: Choice,
-    sums: Sums,
+    pub(super) multiply: Multiply,
     /// The left operand is copied to rows of `lda` first: quantised, or padded for cuBLASLt.
-    staged: Staging,
-    lda: usize,
-    /// Columns of the sums, padding included.
-    ldc: usize,
-    parts: Parts,
-    /// The scale of every row, where that is known beforehand.
-    static_scale: Option<CudaSlice<f32>>,
+    pub(super) staged: Staging,
+    pub(super) lda: usize,
+    pub(super) parts: Parts,
+    /// The scale and zero point of every row, where they are known beforehand.
+    pub(super) static_scale: Option<CudaSlice<f32>>,
+    pub(super) static_zero: Option<CudaSlice<i32>>,
+}
+
+/// How the integers are multiplied.
+#[derive(Debug)]
+pub(super) enum Multiply {
+    /// With the epilogue in the same kernel; `any` serves integers of the caller's that start at odd addresses.
+    Fused { igemm: Igemm, any: Igemm },
+    /// Sums with rows of `ldc`, padding included, and the epilogue behind them.
+    Sums { sums: Sums, ldc: usize },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Staging {
+pub(super) enum Staging {
     /// Read where it lies.
     None,
     /// Quantised floats.
@@ -71,31 +74,42 @@ impl Plan {
     pub(super) fn with_choice(device: &Device, spec: Spec, choice: Choice) -> Result<Self> {
         let (m, n, k) = (spec.m, spec.n, spec.k);
         let kp = k.next_multiple_of(PAD);
+        let fused = matches!(choice.multiplier, Multiplier::Igemm(_));
         let (staged, lda) = match spec.input {
             Input::Float(..) => (Staging::Quantized, kp),
-            Input::Int8 { stride, .. } if k.is_multiple_of(4) && stride.is_multiple_of(4) => {
+            // cuBLASLt wants multiples of four; our GEMM takes what there is.
+            Input::Int8 { stride, .. }
+                if fused || (k.is_multiple_of(4) && stride.is_multiple_of(4)) =>
+            {
                 (Staging::None, stride)
             }
             Input::Int8 { .. } => (Staging::Padded, kp),
         };
-        // The rows of zeros that the weights are padded with make columns that nobody reads.
-        let ldc = n.next_multiple_of(4);
-        let depth = if staged == Staging::None { k } else { kp };
-        let sums = if m == 0 || n == 0 {
-            Sums::Nothing
-        } else {
-            Sums::cublaslt(device, [m, ldc, depth], [lda, kp, ldc], choice.candidate)?
+        let (multiply, library) = match choice.multiplier {
+            Multiplier::Igemm(igemm) => (fused_by(device, &spec, igemm)?, 0),
+            Multiplier::CublasLt(candidate) => {
+                // The rows of zeros that the weights are padded with make columns that nobody reads.
+                let ldc = n.next_multiple_of(4);
+                let depth = if staged == Staging::None { k } else { kp };
+                let sums = if m == 0 || n == 0 {
+                    Sums::Nothing
+                } else {
+                    Sums::cublaslt(device, [m, ldc, depth], [lda, kp, ldc], candidate)?
+                };
+                let library = sums.workspace_bytes();
+                (Multiply::Sums { sums, ldc }, library)
+            }
         };
         let too_large = || Error::Value {
             what: "the product",
             found: format!("[{m}, {k}] x [{k}, {n}]"),
             expected: "one whose operands the address space holds".into(),
         };
-        let bytes = |rows: usize, cols: usize, element: usize| {
-            let elements = rows.checked_mul(cols).and_then(|e| e.checked_mul(element));
-            elements.ok_or_else(too_large)
+        let bytes = |sizes: [usize; 3]| {
+            let product = sizes.iter().try_fold(1usize, |p, s| p.checked_mul(*s));
+            product.ok_or_else(too_large)
         };
-        let quantized = staged == Staging::Quantized;
+        let only = |condition: bool, sizes| if condition { bytes(sizes) } else { Ok(0) };
         let per_row = matches!(
             spec.input,
             Input::Float(
@@ -103,68 +117,70 @@ impl Plan {
                 ActivationQuant::PerToken | ActivationQuant::PerTokenAsymmetric
             )
         );
-        let zero_points = quantized && spec.zero_points();
-        let direct = spec.raw() && ldc == n;
         let parts = Parts::new([
-            if staged == Staging::None {
-                0
-            } else {
-                bytes(m, lda, 1)?
+            only(staged != Staging::None, [m, lda, 1])?,
+            only(staged == Staging::Padded, [k, m, 1])?,
+            only(per_row, [m, 4, 1])?,
+            only(per_row && spec.zero_points(), [m, 4, 1])?,
+            match &multiply {
+                Multiply::Fused { igemm, .. } if igemm.splits == 1 => 0,
+                Multiply::Fused { igemm, .. } => bytes([igemm.splits, bytes([m, n, 1])?, 4])?,
+                // Written to the result itself.
+                Multiply::Sums { ldc, .. } if spec.raw() && *ldc == n => 0,
+                Multiply::Sums { ldc, .. } => bytes([m, *ldc, 4])?,
             },
-            if staged == Staging::Padded {
-                bytes(k, m, 1)?
-            } else {
-                0
-            },
-            if per_row { bytes(m, 4, 1)? } else { 0 },
-            if zero_points { bytes(m, 4, 1)? } else { 0 },
-            if direct { 0 } else { bytes(m, ldc, 4)? },
-            sums.workspace_bytes(),
+            library,
         ])
         .ok_or_else(too_large)?;
-        let static_scale = match spec.input {
-            Input::Float(_, ActivationQuant::Static { scale }) => {
-                let stream = device.stream()?;
-                let constant = upload(stream, &[scale])?;
-                // It is read on other streams.
-                stream
-                    .synchronize()
-                    .map_err(driver("cuStreamSynchronize"))?;
-                Some(constant)
+        let (mut static_scale, mut static_zero) = (None, None);
+        if let Input::Float(
+            _,
+            quant @ (ActivationQuant::Static { scale }
+            | ActivationQuant::StaticAsymmetric { scale, .. }),
+        ) = spec.input
+        {
+            let stream = device.stream()?;
+            static_scale = Some(upload(stream, &[scale])?);
+            if let ActivationQuant::StaticAsymmetric { zero_point, .. } = quant {
+                static_zero = Some(upload(stream, &[zero_point])?);
             }
-            _ => None,
-        };
+            // They are read on other streams.
+            stream
+                .synchronize()
+                .map_err(driver("cuStreamSynchronize"))?;
+        }
         Ok(Plan {
             device: device.arc(),
             spec,
             choice,
-            sums,
+            multiply,
             staged,
             lda,
-            ldc,
             parts,
             static_scale,
+            static_zero,
         })
-    }
-
-    /// What tuning may choose for, where there is a choice.
-    pub(super) fn tunable(self) -> Option<(CacheKey, Sums)> {
-        let Sums::CublasLt(product, _) = &self.sums else {
-            return None;
-        };
-        let shape = product.shape();
-        let key = CacheKey {
-            m: shape.m,
-            n: shape.n,
-            k: shape.k,
-            lda: shape.ld[0],
-        };
-        Some((key, self.sums))
     }
 
     /// The kernel that multiplies.
     pub fn kernel(&self) -> String {
-        self.sums.to_string()
+        match &self.multiply {
+            Multiply::Fused { igemm, .. } => format!("igemm_sm80 {igemm}"),
+            Multiply::Sums { sums, .. } => sums.to_string(),
+        }
+    }
+
+    /// The product of cuBLASLt, where that multiplies.
+    pub(super) fn sums(&self) -> Option<&Sums> {
+        match &self.multiply {
+            Multiply::Fused { .. } => None,
+            Multiply::Sums { sums, .. } => Some(sums),
+        }
+    }
+
+    /// The algorithm that was chosen, so that it can be asked for by name.
+    pub fn algorithm(&self) -> Algorithm {
+        self.choice.multiplier.algorithm()
     }
 
     /// What it was made for.
@@ -181,169 +197,6 @@ impl Plan {
     pub fn workspace_bytes(&self) -> usize {
         self.parts.bytes()
     }
-
-    /// Enqueues the product.
-    ///
-    /// Everything is checked first: after an error of a check nothing was enqueued. Every element of the output is
-    /// written; the workspace's contents are of no use afterwards.
-    ///
-    /// # Errors
-    /// [`Error::ShapeMismatch`], [`Error::Length`] and [`Error::Value`] for operands that are not the plan's: other
-    /// shapes, types or strides, another context, a misaligned address, too small a workspace; [`Error::Cuda`] when
-    /// the driver or cuBLASLt refuses.
-    pub fn run(
-        &self,
-        stream: &Arc<CudaStream>,
-        operands: Operands<'_>,
-        workspace: &mut CudaViewMut<'_, u8>,
-    ) -> Result<()> {
-        let Operands {
-            lhs,
-            weights,
-            col_scales,
-            bias,
-            residual,
-            mut out,
-        } = operands;
-        let device = &*self.device;
-        same_context("the stream", device.context(), stream.context())?;
-        same_context("the weights", device.context(), weights.data.context())?;
-        self.check(&lhs, weights, &bias, &residual, &out)?;
-        let (m, n) = (self.spec.m, self.spec.n);
-        if let Some(scales) = &col_scales {
-            super::matrix::check_vector("column scales", device, scales, n)?;
-        }
-        if m == 0 || n == 0 {
-            return Ok(());
-        }
-        self.parts.check(device.context(), stream, workspace)?;
-
-        let (mut staged, mut rest) = workspace.split_at_mut(self.parts.size(0));
-        let (mut turned, mut rest) = rest.split_at_mut(self.parts.size(1));
-        let (mut row_scales, mut rest) = rest.split_at_mut(self.parts.size(2));
-        let (mut zero_points, mut rest) = rest.split_at_mut(self.parts.size(3));
-        let (mut sums, mut library) = rest.split_at_mut(self.parts.size(4));
-        let mut staged = part::<i8>(
-            &mut staged,
-            m * self.lda * usize::from(self.staged != Staging::None),
-        );
-        let mut row_scales = part::<f32>(&mut row_scales, m);
-        let mut zero_points = part::<i32>(&mut zero_points, m);
-
-        // The integers, and what each row of them is to be multiplied with.
-        let (integers, given_scales, given_zero_points) = match &lhs {
-            DeviceLhs::Float(x) => {
-                let scales = row_scales.as_mut();
-                let zeros = zero_points.as_mut();
-                let place = staged.as_mut().expect("planned for floats");
-                macro_rules! quantize {
-                    ($data:expr) => {
-                        self.quantize(stream, x.over($data), place, scales, zeros)?
-                    };
-                }
-                match &x.data {
-                    DeviceFloatView::F32(data) => quantize!(data),
-                    DeviceFloatView::F16(data) => quantize!(data),
-                    DeviceFloatView::BF16(data) => quantize!(data),
-                }
-                (
-                    staged.as_ref().expect("planned for floats").as_view(),
-                    None,
-                    None,
-                )
-            }
-            DeviceLhs::Int8 {
-                data,
-                scales,
-                zero_points,
-            } => {
-                let integers = if self.staged == Staging::Padded {
-                    let k = self.spec.k;
-                    let mut turned = part::<i8>(&mut turned, k * m).expect("planned");
-                    let place = staged.as_mut().expect("planned");
-                    if k > 0 {
-                        device.transpose_s8(
-                            stream,
-                            data.over(&data.data),
-                            Matrix::new(&mut turned, k, m),
-                        )?;
-                        let place = Matrix::new(&mut *place, m, self.lda);
-                        device.transpose_s8(stream, Matrix::new(&turned, k, m), place)?;
-                    }
-                    staged.as_ref().expect("planned").as_view()
-                } else {
-                    data.data.slice(..)
-                };
-                (integers, scales.as_ref(), zero_points.as_ref())
-            }
-        };
-        let w = weights.data.as_view();
-        if self.spec.raw() && self.ldc == n {
-            let DeviceOutput::I32(out) = &mut out.data else {
-                unreachable!("checked above")
-            };
-            return self.sums.run(stream, &integers, &w, out, &mut library);
-        }
-        let mut sums = part::<i32>(&mut sums, m * self.ldc).expect("planned");
-        self.sums
-            .run(stream, &integers, &w, &mut sums, &mut library)?;
-
-        let row_scales = match (&self.static_scale, given_scales) {
-            (Some(scale), _) => Some(scale.as_view()),
-            (None, Some(given)) => Some(given.slice(..)),
-            (None, None) => row_scales.as_ref().map(|s| s.as_view()),
-        };
-        let zero_points = match given_zero_points {
-            Some(given) => Some(given.slice(..)),
-            None => zero_points.as_ref().map(|z| z.as_view()),
-        };
-        Finish {
-            sums: Matrix::new(sums.as_view(), m, n).with_stride(self.ldc),
-            row_scales,
-            zero_points,
-            weights,
-            // Raw sums carry none.
-            col_scales: match self.spec.output {
-                DType::I32 => None,
-                _ => col_scales.or_else(|| weights.scales()),
-            },
-            bias,
-            activation: self.spec.activation,
-            residual,
-            out_scale: self.spec.out_scale,
-        }
-        .run(device, stream, out)
-    }
-
-    fn quantize<T: super::DeviceElement>(
-        &self,
-        stream: &Arc<CudaStream>,
-        x: Matrix<&CudaView<'_, T>>,
-        place: &mut CudaViewMut<'_, i8>,
-        scales: Option<&mut CudaViewMut<'_, f32>>,
-        zero_points: Option<&mut CudaViewMut<'_, i32>>,
-    ) -> Result<()> {
-        let (device, rows, cols) = (&*self.device, self.spec.m, self.spec.k);
-        let rounding = Rounding::NearestEven;
-        match self.spec.input {
-            Input::Float(_, ActivationQuant::Static { scale }) => {
-                if self.lda != cols {
-                    stream.memset_zeros(place).map_err(driver("cuMemsetD8"))?;
-                }
-                let output = Matrix::new(place, rows, cols).with_stride(self.lda);
-                device.quantize_static(stream, x, output, scale, rounding)
-            }
-            Input::Float(_, ActivationQuant::PerTokenAsymmetric) => {
-                let output = Matrix::new(place, rows, self.lda);
-                let (scales, zeros) = (scales.expect("planned"), zero_points.expect("planned"));
-                device.quantize_rows_asymmetric(stream, x, output, scales, zeros)
-            }
-            _ => {
-                let output = Matrix::new(place, rows, self.lda);
-                device.quantize_rows(stream, x, output, scales.expect("planned"), rounding)
-            }
-        }
-    }
 }
 
 /// What runs, in one line.
@@ -358,9 +211,11 @@ impl fmt::Display for Plan {
             Staging::Quantized => f.write_str("quantise rows, ")?,
             Staging::Padded => f.write_str("pad rows, ")?,
         }
-        write!(f, "{}", self.sums)?;
-        if !(self.spec.raw() && self.ldc == *n) {
-            f.write_str(", epilogue")?;
+        write!(f, "{}", self.kernel())?;
+        match &self.multiply {
+            Multiply::Fused { igemm, .. } if igemm.splits == 1 => {}
+            Multiply::Sums { ldc, .. } if self.spec.raw() && ldc == n => {}
+            _ => f.write_str(", epilogue")?,
         }
         write!(
             f,
@@ -369,4 +224,38 @@ impl fmt::Display for Plan {
             self.choice.why
         )
     }
+}
+
+/// Our GEMM, where it can serve.
+fn fused_by(device: &Device, spec: &Spec, igemm: Igemm) -> Result<Multiply> {
+    let limits = Limits::from(device.properties());
+    let tile = igemm.tile;
+    if tile.shared() > limits.shared {
+        return Err(Error::Unavailable {
+            what: "tile",
+            found: tile.name.into(),
+            expected: format!(
+                "it takes {} bytes of shared memory a block, the device has {}",
+                tile.shared(),
+                limits.shared
+            ),
+        });
+    }
+    if tile.aligned && !spec.aligned() {
+        return Err(Error::Value {
+            what: "the left operand's row stride",
+            found: format!("{:?}", spec.input),
+            expected: format!(
+                "a multiple of 16 for the tile {}; those named _any take any",
+                tile.name
+            ),
+        });
+    }
+    let any = if tile.aligned {
+        super::igemm::choose(spec.m, spec.n, spec.k, false, limits).tile
+    } else {
+        tile
+    };
+    let any = Igemm { tile: any, ..igemm };
+    Ok(Multiply::Fused { igemm, any })
 }

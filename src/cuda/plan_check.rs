@@ -2,7 +2,7 @@
 
 use super::matrix::{check_vector, Matrix};
 use super::operand::{DeviceFloatView, DeviceLhs, DeviceOutput};
-use super::plan::Plan;
+use super::plan::{Multiply, Plan};
 use super::spec::Input;
 use super::weights::DeviceWeights;
 use crate::element::DType;
@@ -127,7 +127,8 @@ impl Plan {
             self.spec().output.to_string(),
         )?;
         out.check_output("the output", device)?;
-        if self.spec().output == DType::I32 && m > 1 {
+        let by_library = matches!(self.multiply, Multiply::Sums { .. });
+        if by_library && self.spec().output == DType::I32 && m > 1 {
             // Sums are written by rows of N.
             kind(
                 "the output's row stride",

@@ -20,6 +20,12 @@ const STOCHASTIC: [&str; 3] = [
     "quantize_static_stochastic_bf16",
 ];
 
+const ASYMMETRIC: [&str; 3] = [
+    "quantize_static_asymmetric_f32",
+    "quantize_static_asymmetric_f16",
+    "quantize_static_asymmetric_bf16",
+];
+
 impl Device {
     /// Quantises with one scale for all: `output = clip(round(input * (1 / scale)), -127, 127)`, NaN -> 0.
     ///
@@ -36,6 +42,45 @@ impl Device {
         output: Matrix<&mut impl DevicePtrMut<i8>>,
         scale: f32,
         rounding: Rounding,
+    ) -> Result<()> {
+        let (entries, seed) = match rounding {
+            Rounding::Stochastic { seed } => (STOCHASTIC, seed),
+            _ => (NEAREST, 0),
+        };
+        self.static_kernel(stream, input, output, (scale, 0), entries, seed)
+    }
+
+    /// Quantises with one scale and zero point for all: `output = clip(round_half_even(input * (1 / scale)) +
+    /// zero_point, -128, 127)`; NaN counts as 0.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for a zero point outside -128..=127; otherwise as [`quantize_static`](Self::quantize_static).
+    pub fn quantize_static_asymmetric<T: Element>(
+        &self,
+        stream: &CudaStream,
+        input: Matrix<&impl DevicePtr<T>>,
+        output: Matrix<&mut impl DevicePtrMut<i8>>,
+        scale: f32,
+        zero_point: i32,
+    ) -> Result<()> {
+        if !(-128..=127).contains(&zero_point) {
+            return Err(Error::Value {
+                what: "the static zero point",
+                found: zero_point.to_string(),
+                expected: "-128..=127".into(),
+            });
+        }
+        self.static_kernel(stream, input, output, (scale, zero_point), ASYMMETRIC, 0)
+    }
+
+    fn static_kernel<T: Element>(
+        &self,
+        stream: &CudaStream,
+        input: Matrix<&impl DevicePtr<T>>,
+        output: Matrix<&mut impl DevicePtrMut<i8>>,
+        (scale, zero_point): (f32, i32),
+        entries: [&'static str; 3],
+        seed: u64,
     ) -> Result<()> {
         let multiplier = 1.0 / scale;
         if !(scale > 0.0 && scale.is_finite() && multiplier.is_finite()) {
@@ -55,10 +100,6 @@ impl Device {
                 expected: "an output of the input's shape".into(),
             });
         }
-        let (entries, seed) = match rounding {
-            Rounding::Stochastic { seed } => (STOCHASTIC, seed),
-            _ => (NEAREST, 0),
-        };
         let flat = input.is_contiguous() && output.is_contiguous();
         let (rows, cols) = flatten(flat, input.rows, input.cols);
         let (source, _source) = input.data.device_ptr(stream);
@@ -72,6 +113,8 @@ impl Device {
             seed,
             rows: narrow("rows", rows)?,
             multiplier,
+            zero_point,
+            reserved: 0,
         };
         if rows == 0 || cols == 0 {
             return Ok(());

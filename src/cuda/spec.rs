@@ -1,6 +1,8 @@
 //! What a plan is made for.
 
+use super::igemm::Igemm;
 use super::launch::narrow;
+use super::weights::PAD;
 use crate::activation::Activation;
 use crate::element::DType;
 use crate::epilogue::Epilogue;
@@ -35,6 +37,8 @@ pub enum Algorithm {
     Heuristic,
     /// The fastest of all, measured when the plan is made, or read from the [cache](super::ChoiceCache).
     Autotuned,
+    /// Our GEMM with this tile and split of K.
+    Igemm(Igemm),
     /// cuBLASLt, with the first of its candidates.
     CublasLt,
     /// cuBLASLt, with this one of its candidates.
@@ -46,6 +50,7 @@ impl fmt::Display for Algorithm {
         match self {
             Algorithm::Heuristic => f.write_str("heuristic"),
             Algorithm::Autotuned => f.write_str("autotuned"),
+            Algorithm::Igemm(igemm) => write!(f, "igemm:{igemm}"),
             Algorithm::CublasLt => f.write_str("cublaslt"),
             Algorithm::CublasLtCandidate(i) => write!(f, "cublaslt:{i}"),
         }
@@ -60,6 +65,7 @@ impl FromStr for Algorithm {
             None if text == "heuristic" => return Ok(Algorithm::Heuristic),
             None if text == "autotuned" => return Ok(Algorithm::Autotuned),
             None if text == "cublaslt" => return Ok(Algorithm::CublasLt),
+            Some(("igemm", tile)) => return tile.parse().map(Algorithm::Igemm),
             Some(("cublaslt", number)) => {
                 if let Ok(number) = number.parse() {
                     return Ok(Algorithm::CublasLtCandidate(number));
@@ -70,7 +76,8 @@ impl FromStr for Algorithm {
         Err(Error::Value {
             what: "the algorithm",
             found: format!("'{text}'"),
-            expected: "heuristic, autotuned, cublaslt or cublaslt:N".into(),
+            expected: "heuristic, autotuned, igemm:TILE, igemm:TILE/SPLITS, cublaslt or cublaslt:N"
+                .into(),
         })
     }
 }
@@ -138,9 +145,55 @@ impl Spec {
 
     pub(super) fn zero_points(&self) -> bool {
         match self.input {
-            Input::Float(_, quant) => quant == ActivationQuant::PerTokenAsymmetric,
+            Input::Float(_, quant) => matches!(
+                quant,
+                ActivationQuant::PerTokenAsymmetric | ActivationQuant::StaticAsymmetric { .. }
+            ),
             Input::Int8 { zero_points, .. } => zero_points,
         }
+    }
+
+    /// Whether the integers lie, or are put, at multiples of 16 bytes. A single row's stride is never used.
+    pub(super) fn aligned(&self) -> bool {
+        match self.input {
+            Input::Float(..) => true,
+            Input::Int8 { stride, .. } => self.m <= 1 || stride.is_multiple_of(PAD),
+        }
+    }
+
+    /// What a measurement is for, in one word: types and parts, as `bf16-token>bf16+bf16`.
+    pub(super) fn kind(&self) -> String {
+        let mut kind = match self.input {
+            Input::Float(dtype, quant) => {
+                let quant = match quant {
+                    ActivationQuant::PerToken => "token",
+                    ActivationQuant::PerTokenAsymmetric => "token-asymmetric",
+                    ActivationQuant::Static { .. } => "static",
+                    ActivationQuant::StaticAsymmetric { .. } => "static-asymmetric",
+                };
+                format!("{dtype}-{quant}")
+            }
+            Input::Int8 {
+                stride,
+                scales,
+                zero_points,
+            } => {
+                let part = |is: bool, text| if is { text } else { "" };
+                let (scales, zeros) = (part(scales, "-scales"), part(zero_points, "-zeros"));
+                format!("i8{scales}{zeros}-by{stride}")
+            }
+        };
+        kind.push_str(&format!(">{}", self.output));
+        if let Some(bias) = self.bias {
+            kind.push_str(&format!("+{bias}"));
+        }
+        if self.activation != Activation::None {
+            kind.push_str(&format!("-{:?}", self.activation).to_lowercase());
+        }
+        if let Some(residual) = self.residual {
+            kind.push_str(&format!("+residual-{residual}"));
+        }
+        kind
     }
 
     /// Whether the sums are the result as they are.
@@ -189,9 +242,19 @@ impl Spec {
                 "a float left operand",
                 "an int8 left operand: raw sums would lose its scales",
             ),
-            Input::Float(_, ActivationQuant::Static { scale })
-                if !(scale > 0.0 && scale.is_finite() && (1.0 / scale).is_finite()) =>
+            Input::Float(_, ActivationQuant::StaticAsymmetric { zero_point, .. })
+                if !(-128..=127).contains(&zero_point) =>
             {
+                Err(Error::Value {
+                    what: "the static zero point",
+                    found: zero_point.to_string(),
+                    expected: "-128..=127".into(),
+                })
+            }
+            Input::Float(
+                _,
+                ActivationQuant::Static { scale } | ActivationQuant::StaticAsymmetric { scale, .. },
+            ) if !(scale > 0.0 && scale.is_finite() && (1.0 / scale).is_finite()) => {
                 Err(Error::Value {
                     what: "the static activation scale",
                     found: scale.to_string(),

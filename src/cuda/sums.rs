@@ -43,6 +43,14 @@ impl Sums {
         Ok(Sums::CublasLt(product, candidate))
     }
 
+    /// How many the library offers.
+    pub fn candidates(&self) -> usize {
+        match self {
+            Sums::Nothing => 0,
+            Sums::CublasLt(product, _) => product.candidates().len(),
+        }
+    }
+
     /// Bytes that a run needs.
     pub fn workspace_bytes(&self) -> usize {
         match self {

@@ -1,10 +1,11 @@
 //! Weights on the device in the order that products read: `[N, K]`, K padded with zeros.
 
+use super::epilogue::DeviceEpilogue;
+use super::igemm::{self, Igemm, Limits};
 use super::launch::{driver, same_context};
 use super::matrix::Matrix;
 use super::module::Device;
 use super::operand::DeviceElement;
-use super::sums;
 use crate::error::{Error, Result};
 use crate::gemm::check_k;
 use crate::rounding::Rounding;
@@ -229,16 +230,21 @@ impl Device {
             return Ok(packed);
         }
         let ones = upload(stream, &vec![1i8; kp])?;
-        let product = sums::Sums::cublaslt(self, [1, np, kp], [kp, kp, np], 0)?;
-        let mut workspace = zeros::<u8>(stream, product.workspace_bytes())?;
-        let mut out = packed.col_sums.as_view_mut();
-        let space = &mut workspace.as_view_mut();
-        product.run(
+        let limits = Limits::from(self.properties());
+        let best = igemm::choose(1, np, kp, true, limits);
+        let igemm = Igemm {
+            tile: best.tile,
+            splits: best.splits,
+        };
+        let mut workspace = zeros::<i32>(stream, igemm.workspace(1, np))?;
+        self.igemm(
             stream,
-            &ones.as_view(),
-            &packed.data.as_view(),
-            &mut out,
-            space,
+            igemm,
+            Matrix::new(&ones, 1, kp),
+            Matrix::new(&packed.data, np, kp),
+            Matrix::new(&mut packed.col_sums, 1, np),
+            &DeviceEpilogue::default(),
+            Some(&mut workspace),
         )?;
         Ok(packed)
     }

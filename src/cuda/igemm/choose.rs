@@ -1,6 +1,7 @@
 //! Which instance, and into how many parts K is split: a pure function of problem and device.
 
 use super::tile::{Tile, TILES};
+use crate::cuda::device::Properties;
 use std::fmt;
 
 /// What the choice needs to know of a device.
@@ -11,6 +12,15 @@ pub struct Limits {
     pub multiprocessors: usize,
     /// Dynamic shared memory that a block may have, in bytes.
     pub shared: usize,
+}
+
+impl From<&Properties> for Limits {
+    fn from(properties: &Properties) -> Self {
+        Limits {
+            multiprocessors: properties.multiprocessors as usize,
+            shared: properties.shared_memory as usize,
+        }
+    }
 }
 
 /// An instance and a split, with what spoke for them.
@@ -51,28 +61,46 @@ const FIXED: f64 = 1500.0;
 /// A block costs the longer of its multiply-adds and its reads, and its share of the epilogue; blocks run in waves.
 /// Splitting K pays where blocks are fewer than multiprocessors, and costs the sums' way through memory.
 pub fn choose(m: usize, n: usize, k: usize, aligned: bool, limits: Limits) -> Choice {
-    let mut best: Option<Choice> = None;
-    for tile in TILES.iter().filter(|tile| tile.aligned == aligned) {
-        if tile.shared() > limits.shared {
-            continue;
-        }
+    let best = per_tile(m, n, k, aligned, limits).min_by(|a, b| a.clocks.total_cmp(&b.clocks));
+    // The smallest tiles need 40 KiB, which every device since compute capability 8.0 has.
+    best.unwrap_or_else(|| estimate(&TILES[0], 1, 1, 1, m * n, limits))
+}
+
+/// The best choices of several instances, the model's favourite first: what is worth measuring.
+pub(in crate::cuda) fn candidates(
+    m: usize,
+    n: usize,
+    k: usize,
+    aligned: bool,
+    limits: Limits,
+) -> Vec<Choice> {
+    let mut all: Vec<_> = per_tile(m, n, k, aligned, limits).collect();
+    all.sort_by(|a, b| a.clocks.total_cmp(&b.clocks));
+    all
+}
+
+/// The best split of every instance that fits the device.
+fn per_tile(
+    m: usize,
+    n: usize,
+    k: usize,
+    aligned: bool,
+    limits: Limits,
+) -> impl Iterator<Item = Choice> {
+    let fits = move |tile: &&Tile| tile.aligned == aligned && tile.shared() <= limits.shared;
+    TILES.iter().filter(fits).filter_map(move |tile| {
         let tiles = m.div_ceil(tile.m) * n.div_ceil(tile.n);
         let steps = k.div_ceil(tile.k).max(1);
         // At least four stages a part, so that the pipeline fills.
         let most = (steps / 4).clamp(1, 32);
-        for splits in 1..=most {
+        let choices = (1..=most).filter_map(|splits| {
             let part = steps.div_ceil(splits);
-            if splits > 1 && steps.div_ceil(part) != splits {
-                continue; // the last part would be empty
-            }
-            let choice = estimate(tile, tiles, splits, part, m * n, limits);
-            if best.is_none_or(|b| choice.clocks < b.clocks) {
-                best = Some(choice);
-            }
-        }
-    }
-    // The smallest tiles need 40 KiB, which every device since compute capability 8.0 has.
-    best.unwrap_or_else(|| estimate(&TILES[0], 1, 1, 1, m * n, limits))
+            // The last part must not be empty.
+            let whole = splits == 1 || steps.div_ceil(part) == splits;
+            whole.then(|| estimate(tile, tiles, splits, part, m * n, limits))
+        });
+        choices.min_by(|a, b| a.clocks.total_cmp(&b.clocks))
+    })
 }
 
 fn estimate(

@@ -7,18 +7,20 @@
 mod choose;
 mod tile;
 
+pub(super) use choose::candidates;
 pub use choose::{choose, Choice, Limits};
 pub use tile::{by_name, Tile, TILES};
 
 use super::epilogue::{DeviceEpilogue, OutputElement};
-use super::launch::{driver, narrow, Geometry, PreparedLaunch};
+use super::launch::{narrow, Geometry, PreparedLaunch};
 use super::matrix::Matrix;
 use super::module::Device;
 use super::params::IgemmParams;
 use crate::error::{Error, Result};
 use crate::numerics::{MAX_K, MAX_K_ZERO_POINT};
-use cudarc::driver::sys::CUdevice_attribute as Attribute;
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut};
+use cudarc::driver::{CudaSlice, CudaStream, CudaViewMut, DevicePtr, DevicePtrMut};
+use std::fmt;
+use std::str::FromStr;
 
 /// Rows of tiles that blocks walk together.
 const GROUP_M: usize = 8;
@@ -43,22 +45,46 @@ impl Igemm {
     }
 }
 
+/// `TILE`, or `TILE/SPLITS`.
+impl fmt::Display for Igemm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.tile.name)?;
+        match self.splits {
+            1 => Ok(()),
+            splits => write!(f, "/{splits}"),
+        }
+    }
+}
+
+impl FromStr for Igemm {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, splits) = match text.split_once('/') {
+            Some((name, splits)) => (name, splits.parse().ok().filter(|s| *s >= 1)),
+            None => (text, Some(1)),
+        };
+        match (by_name(name), splits) {
+            (Some(tile), Some(splits)) => Ok(Igemm { tile, splits }),
+            _ => Err(Error::Value {
+                what: "the tile",
+                found: format!("'{text}'"),
+                expected: format!(
+                    "NAME or NAME/SPLITS with a NAME of {}",
+                    TILES.map(|tile| tile.name).join(" ")
+                ),
+            }),
+        }
+    }
+}
+
 impl Device {
     /// What [`choose`] needs to know of this device.
     ///
     /// # Errors
     /// [`Error::Cuda`] when the driver refuses.
     pub fn limits(&self) -> Result<Limits> {
-        let get = |attribute| {
-            let value = self.context().attribute(attribute);
-            value
-                .map(|v| usize::try_from(v).unwrap_or(0))
-                .map_err(driver("cuDeviceGetAttribute"))
-        };
-        Ok(Limits {
-            multiprocessors: get(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
-            shared: get(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
-        })
+        Ok(Limits::from(self.properties()))
     }
 
     /// `output = epilogue(a x w^T)`: int8 `a` `[M, K]` and `w` `[N, K]` (K-major, as [`transpose_s8`](Self::transpose_s8)
@@ -101,9 +127,25 @@ impl Device {
         igemm: Igemm,
         a: Matrix<&impl DevicePtr<i8>>,
         w: Matrix<&impl DevicePtr<i8>>,
-        mut output: Matrix<&mut impl DevicePtrMut<O>>,
+        output: Matrix<&mut impl DevicePtrMut<O>>,
         epilogue: &DeviceEpilogue<'_>,
         workspace: Option<&mut CudaSlice<i32>>,
+    ) -> Result<()> {
+        let mut view = workspace.map(|w| w.as_view_mut());
+        self.igemm_in(stream, igemm, a, w, output, epilogue, view.as_mut())
+    }
+
+    /// The same with a part of a slice as workspace.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn igemm_in<O: OutputElement>(
+        &self,
+        stream: &CudaStream,
+        igemm: Igemm,
+        a: Matrix<&impl DevicePtr<i8>>,
+        w: Matrix<&impl DevicePtr<i8>>,
+        mut output: Matrix<&mut impl DevicePtrMut<O>>,
+        epilogue: &DeviceEpilogue<'_>,
+        workspace: Option<&mut CudaViewMut<'_, i32>>,
     ) -> Result<()> {
         let Igemm { tile, splits } = igemm;
         let (m, n, k) = (a.rows, w.rows, a.cols);
