@@ -202,8 +202,11 @@ struct RmsnormQuantizeParams {
     unsigned int reserved;
 };
 
+/* silu_mul_quantize: most threads of a block; more would leave too few registers for its arithmetic. */
+#define IMMA_SILU_MAX_THREADS 768
+
 /* silu_mul_quantize_*: gate, up [rows, cols] -> output [rows, padded] (zeros from cols on), scales [rows]. The block is
- * that of quantize_rows. */
+ * that of quantize_rows, with fewer threads at most. */
 struct SiluMulQuantizeParams {
     const void *gate;
     const void *up;

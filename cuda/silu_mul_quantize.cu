@@ -42,9 +42,11 @@ __device__ __forceinline__ void silu_mul_quantize(const SiluMulQuantizeParams& p
     // All loads before the arithmetic, so that they are under way together.
 #pragma unroll
     for (unsigned i = 0; i < HELD; ++i) {
-        const uint32_t chunk = t + i * threads;
-        held[i] = chunk < chunks ? load_chunk(gate, chunk, cols) : make_uint4(0, 0, 0, 0);
-        by[i] = chunk < chunks ? load_chunk(up, chunk, cols) : make_uint4(0, 0, 0, 0);
+        held[i] = load_chunk(gate, t + i * threads, cols);
+    }
+#pragma unroll
+    for (unsigned i = 0; i < HELD; ++i) {
+        by[i] = load_chunk(up, t + i * threads, cols);
     }
 #pragma unroll
     for (unsigned i = 0; i < HELD; ++i) {
@@ -86,7 +88,7 @@ __device__ __forceinline__ void silu_mul_quantize(const SiluMulQuantizeParams& p
 }  // namespace imma
 
 #define ENTRY(name, T)                                                                                     \
-    extern "C" __global__ void __launch_bounds__(IMMA_ROWS_MAX_THREADS) name(const SiluMulQuantizeParams p) { \
+    extern "C" __global__ void __launch_bounds__(IMMA_SILU_MAX_THREADS) name(const SiluMulQuantizeParams p) { \
         imma::silu_mul_quantize<imma::T>(p);                                                                \
     }
 ENTRY(silu_mul_quantize_f32, F32)

@@ -229,7 +229,10 @@ mod tests {
             let mut words = vec![0u32; k / 4 * h];
             let row = |r: usize| &rows[r * stride..][..k];
             bytes4(row, h, k / 4, 0x80, &mut words);
-            assert_eq!(sum(row(0)), row(0).iter().map(|x| i32::from(*x)).sum());
+            assert_eq!(
+                sum(row(0)),
+                row(0).iter().map(|x| i32::from(*x)).sum::<i32>()
+            );
             let mut wide = vec![0; k / 2 * h];
             widened2(&rows, stride, h, k / 2, &mut wide);
             let mut pairs = vec![0; k * h];

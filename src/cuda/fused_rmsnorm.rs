@@ -144,7 +144,12 @@ fn launch<T: Element>(
     check_vector("scales", device, scales, input.rows)?;
     let cols = narrow("columns", input.cols)?;
     let sums = sums(input.cols, size_of::<T>());
-    let geometry = geometry(input.rows, input.cols, size_of::<T>());
+    let geometry = geometry(
+        input.rows,
+        input.cols,
+        size_of::<T>(),
+        params::IMMA_ROWS_MAX_THREADS,
+    );
     let geometry = Geometry {
         dynamic_shared: narrow("sums", sums * size_of::<f32>() * geometry.block.1 as usize)?,
         ..geometry
@@ -199,7 +204,7 @@ mod tests {
         // More than 32 sums belong to a row that has its block to itself: the kernel's barriers rely on it.
         for element in [2, 4] {
             for cols in (1..200_000).step_by(97) {
-                assert!(sums(cols, element) <= 32 || geometry(9, cols, element).block.1 == 1);
+                assert!(sums(cols, element) <= 32 || geometry(9, cols, element, 1024).block.1 == 1);
             }
         }
     }

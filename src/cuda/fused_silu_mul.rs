@@ -3,7 +3,7 @@
 use super::launch::{by_type, narrow, PreparedLaunch};
 use super::matrix::{aligned, check_vector, Matrix};
 use super::module::Device;
-use super::params::SiluMulQuantizeParams;
+use super::params::{self, SiluMulQuantizeParams};
 use super::quantize_rows::{check_output, geometry};
 use crate::element::Element;
 use crate::error::{Error, Result};
@@ -29,7 +29,7 @@ impl Device {
     /// `[rows, 2 K]`, they are two views of it with stride `2 K`.
     ///
     /// `scales` has one element a row. `output` has the rows of `gate` and at least its columns; the columns beyond are
-    /// set to zero. Rows of up to 64 KiB are read from memory once, longer ones twice. Rows on 16-byte boundaries are
+    /// set to zero. Rows of up to 48 KiB are read from memory once, longer ones twice. Rows on 16-byte boundaries are
     /// accessed 16 bytes at a time, others element by element.
     ///
     /// # Errors
@@ -74,7 +74,8 @@ impl Device {
         if gate.rows == 0 {
             return Ok(());
         }
-        let geometry = geometry(gate.rows, gate.cols, size_of::<T>());
+        let most = params::IMMA_SILU_MAX_THREADS;
+        let geometry = geometry(gate.rows, gate.cols, size_of::<T>(), most);
         let entry = by_type(T::DTYPE, ENTRIES);
         let launch = PreparedLaunch::new(self, stream, entry, geometry, params)?;
         // SAFETY: the matrices were checked against their slices, the scales against the rows; all guards live here.

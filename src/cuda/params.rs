@@ -1,4 +1,4 @@
-// Made from cuda/params.h (FNV-1a b1eea71b7b31fe48) by bindgen; see cuda/README.md. Not to be edited.
+// Made from cuda/params.h (FNV-1a 2a165e7dbad0bdc2) by bindgen; see cuda/README.md. Not to be edited.
 
 pub const IMMA_VECTOR_BYTES: u32 = 16;
 pub const IMMA_ROWS_HELD: u32 = 4;
@@ -26,6 +26,7 @@ pub const IMMA_VECTOR_COL_SCALES: u32 = 4;
 pub const IMMA_VECTOR_COL_SUMS: u32 = 8;
 pub const IMMA_VECTOR_BIAS: u32 = 16;
 pub const IMMA_EPILOGUE_THREADS: u32 = 256;
+pub const IMMA_SILU_MAX_THREADS: u32 = 768;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct QuantizeRowsParams {
