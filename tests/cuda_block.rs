@@ -135,15 +135,21 @@ fn float_block(x: ArrayView2<'_, bf16>, weights: &BlockWeights) -> Array2<f32> {
     let x = x.mapv(f32::from);
     let hidden = x.ncols();
     let qkv = norm(&x, &weights.norm).dot(&wide(&weights.qkv).t());
-    let attended = Array2::from_shape_fn(x.dim(), |(token, j)| {
-        let (q, k) = (
-            qkv.slice(s![token, ..hidden]),
-            qkv.slice(s![token, hidden..2 * hidden]),
-        );
-        let score = q.dot(&k) / (hidden as f32).sqrt();
-        let probability = (score - score).exp() / (score - score).exp();
-        probability * qkv[[token, 2 * hidden + j]]
-    });
+    let mut attended = Array2::zeros(x.dim());
+    for token in 0..x.nrows() {
+        // The positions that this one sees: its own alone.
+        let seen = token..token + 1;
+        let part = |which: usize, token| qkv.slice(s![token, which * hidden..(which + 1) * hidden]);
+        let score = |other| part(0, token).dot(&part(1, other)) / (hidden as f32).sqrt();
+        let largest = seen.clone().map(score).fold(f32::NEG_INFINITY, f32::max);
+        let total: f32 = seen.clone().map(|o| (score(o) - largest).exp()).sum();
+        for other in seen {
+            let probability = (score(other) - largest).exp() / total;
+            attended
+                .row_mut(token)
+                .scaled_add(probability, &part(2, other));
+        }
+    }
     let x = x + attended.dot(&wide(&weights.out).t());
     let gate_up = norm(&x, &weights.inner_norm).dot(&wide(&weights.gate_up).t());
     let inner = gate_up.ncols() / 2;
