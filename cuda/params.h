@@ -102,6 +102,44 @@ struct TransposeParams {
     unsigned int reserved;
 };
 
+/* [add_]rmsnorm_quantize_*: input [rows, cols] -> output [rows, padded] (zeros from cols on), scales [rows]. The block
+ * is that of quantize_rows. */
+struct RmsnormQuantizeParams {
+    const void *input;
+    void *residual; /* [rows, cols], input is added to it first; add_ only */
+    const void *weight; /* [cols] */
+    signed char *output;
+    float *scales;
+    unsigned long long input_stride;
+    unsigned long long residual_stride;
+    unsigned long long output_stride;
+    unsigned int rows;
+    unsigned int cols;
+    unsigned int padded;
+    unsigned int sums; /* floats of dynamic shared memory a row of the block */
+    float epsilon;
+    unsigned int reserved;
+};
+
+/* silu_mul_quantize: most threads of a block; more would leave too few registers for its arithmetic. */
+#define IMMA_SILU_MAX_THREADS 768
+
+/* silu_mul_quantize_*: gate, up [rows, cols] -> output [rows, padded] (zeros from cols on), scales [rows]. The block is
+ * that of quantize_rows, with fewer threads at most. */
+struct SiluMulQuantizeParams {
+    const void *gate;
+    const void *up;
+    signed char *output;
+    float *scales;
+    unsigned long long gate_stride;
+    unsigned long long up_stride;
+    unsigned long long output_stride;
+    unsigned int rows;
+    unsigned int cols;
+    unsigned int padded;
+    unsigned int reserved;
+};
+
 /* Element types of the epilogue's parts; 0 where there is none. */
 #define IMMA_TYPE_F32 1
 #define IMMA_TYPE_F16 2
@@ -183,45 +221,19 @@ struct IgemmParams {
     struct EpilogueParams epilogue;
 };
 
-/* [add_]rmsnorm_quantize_*: input [rows, cols] -> output [rows, padded] (zeros from cols on), scales [rows]. The block
- * is that of quantize_rows. */
-struct RmsnormQuantizeParams {
-    const void *input;
-    void *residual; /* [rows, cols], input is added to it first; add_ only */
-    const void *weight; /* [cols] */
-    signed char *output;
-    float *scales;
-    unsigned long long input_stride;
-    unsigned long long residual_stride;
-    unsigned long long output_stride;
-    unsigned int rows;
-    unsigned int cols;
-    unsigned int padded;
-    unsigned int sums; /* floats of dynamic shared memory a row of the block */
-    float epsilon;
-    unsigned int reserved;
-};
-
-/* silu_mul_quantize: most threads of a block; more would leave too few registers for its arithmetic. */
-#define IMMA_SILU_MAX_THREADS 768
-
-/* silu_mul_quantize_*: gate, up [rows, cols] -> output [rows, padded] (zeros from cols on), scales [rows]. The block is
- * that of quantize_rows, with fewer threads at most. */
-struct SiluMulQuantizeParams {
-    const void *gate;
-    const void *up;
-    signed char *output;
-    float *scales;
-    unsigned long long gate_stride;
-    unsigned long long up_stride;
-    unsigned long long output_stride;
-    unsigned int rows;
-    unsigned int cols;
-    unsigned int padded;
+/* peak_mma_s8: how fast the tensor cores are when nothing else is in the way. */
+#define IMMA_PEAK_THREADS 256
+#define IMMA_PEAK_CHAINS 8 /* accumulators a warp */
+struct PeakParams {
+    int *sums; /* one a thread: of all its accumulators, modulo 2^32 */
+    unsigned int word; /* four bytes of the operands */
+    unsigned int spread; /* makes them differ from thread to thread; 0: all the same */
+    unsigned int iterations;
     unsigned int reserved;
 };
 
 #ifdef __CUDACC__
+static_assert(sizeof(PeakParams) == 24, "layout");
 static_assert(sizeof(EpilogueParams) == 144 && offsetof(EpilogueParams, row_batch) == 88, "layout");
 static_assert(sizeof(FinishParams) == 184 && offsetof(FinishParams, epilogue) == 40, "layout");
 static_assert(sizeof(IgemmParams) == 224 && offsetof(IgemmParams, epilogue) == 80, "layout");

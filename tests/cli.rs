@@ -436,11 +436,47 @@ fn the_device_computes_what_the_cpu_does() {
         let said = run(&[
             "matmul", "a.npy", "w.npy", "--device", device, "-o", "out.npy",
         ]);
-        assert_eq!(said.contains("cuBLASLt"), device != "cpu", "{said}");
+        assert_eq!(said.contains("igemm_sm80"), device != "cpu", "{said}");
         found.push(read_i32(&dir.path("out.npy")));
     }
     assert_eq!(found[0], found[1]);
     assert_eq!(found[0], found[2]);
+    let bench = [
+        "bench",
+        "gemm",
+        "--device",
+        "cuda",
+        "--shapes",
+        "3x48x5,16x64x32",
+        "--op",
+        "gemm,matmul,linear,q_matmul",
+        "--dtype",
+        "bf16",
+        "--seconds",
+        "0.001",
+        "--json",
+        "--peers",
+        "--algorithm",
+        "heuristic,igemm:64x64x128/2",
+    ];
+    let said = run(&bench);
+    let mut kernels = std::collections::BTreeSet::new();
+    for line in said.lines() {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(
+            row["device"].as_str().unwrap().starts_with("cuda:0"),
+            "{row}"
+        );
+        assert!(row["median_s"].as_f64().unwrap() > 0.0 && row["tops"].as_f64().unwrap() > 0.0);
+        kernels.insert(row["kernel"].as_str().unwrap().to_owned());
+    }
+    // Two shapes; two operations by two algorithms and beside two peers, two by one alone.
+    assert_eq!(said.lines().count(), 2 * (2 * 4 + 2), "{said}");
+    assert!(kernels.contains("igemm_sm80 64x64x128/2"), "{kernels:?}");
+    assert!(
+        kernels.iter().any(|k| k.starts_with("cuBLASLt, candidate")),
+        "{kernels:?}"
+    );
     let plan = run(&["info", "--plan", "16", "4096", "8192"]);
     assert!(
         plan.contains("sm_90") && plan.contains("workspace"),

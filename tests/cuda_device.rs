@@ -369,7 +369,6 @@ fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
             activation,
             residual: has_residual.then(|| FloatView::F16(residual.view())),
             out_scale,
-            ..Epilogue::default()
         };
         let lhs = if given {
             Lhs::Int8(q.view())

@@ -223,6 +223,67 @@ fn quantize_static<T: Type>(wrong: &mut Vec<String>) {
                 wrong,
             );
         }
+        let zero_point = random.below(256) as i32 - 128;
+        let input = Placed::new(&stream, random, &data, rows, cols, T::from_f32(f32::NAN));
+        let mut output = Placed::filled(&stream, random, rows, cols, 0x55i8, 0x66);
+        let case = format!(
+            "static asymmetric {} {input} -> {output} by {scale}, {zero_point}",
+            T::DTYPE
+        );
+        let (source, target) = (input.geometry(), output.geometry());
+        device
+            .quantize_static_asymmetric(
+                &stream,
+                source.over(&input.view()),
+                target.over(&mut output.view_mut()),
+                scale,
+                zero_point,
+            )
+            .unwrap_or_else(|error| panic!("{case}: {error}"));
+        let number = |x: &T| {
+            if x.to_f32().is_nan() {
+                0.0
+            } else {
+                x.to_f32()
+            }
+        };
+        let expected: Vec<i8> = data
+            .iter()
+            .map(|x| numerics::quantize_asymmetric(number(x), 1.0 / scale, zero_point))
+            .collect();
+        compare(
+            "output",
+            &case,
+            &output.read(&stream),
+            &expected,
+            |a, b| a == b,
+            wrong,
+        );
+    }
+}
+
+/// Two hundred products of rows and columns of 32 words each.
+fn peak(wrong: &mut Vec<String>) {
+    let (device, stream) = (device(), stream());
+    let mut sums = stream
+        .clone_htod(&vec![0x5555_5555; device.peak_len()])
+        .unwrap();
+    // Four bytes a word, eight words: 1 * 1 + 2 * 2 + 3 * 3 + (-1) * (-1), thirty-two accumulators a thread.
+    let operations = device
+        .peak_mma(&stream, 3, (0xff03_0201, 0), &mut sums)
+        .unwrap();
+    let found = stream.clone_dtoh(&sums).unwrap();
+    let expected = 3 * 32 * 8 * (1 + 4 + 9 + 1);
+    if let Some(bad) = found.iter().find(|s| **s != expected) {
+        wrong.push(format!("peak: a sum is {bad}, expected {expected}"));
+    }
+    let warps = device.peak_len() as u64 / 32;
+    if operations != 2 * 16 * 8 * 32 * 8 * 3 * warps {
+        wrong.push(format!("peak: {operations} operations"));
+    }
+    let mut short = stream.alloc_zeros::<i32>(1).unwrap();
+    if device.peak_mma(&stream, 1, (0, 0), &mut short).is_ok() {
+        wrong.push("peak: one element for all sums".into());
     }
 }
 
@@ -383,6 +444,7 @@ fn every_kernel_gives_the_bits_of_the_numerics() {
     dequantize::<f16>(wrong);
     dequantize::<bf16>(wrong);
     transpose_s8(wrong);
+    peak(wrong);
     assert!(
         wrong.is_empty(),
         "{} differ:\n{}",

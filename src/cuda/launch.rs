@@ -16,7 +16,7 @@ macro_rules! parameters {
         $(unsafe impl DeviceRepr for params::$name {})*
     };
 }
-parameters!(QuantizeRowsParams QuantizeColsParams QuantizeStaticParams DequantizeParams TransposeParams FinishParams IgemmParams);
+parameters!(QuantizeRowsParams QuantizeColsParams QuantizeStaticParams DequantizeParams TransposeParams FinishParams IgemmParams PeakParams);
 parameters!(RmsnormQuantizeParams SiluMulQuantizeParams);
 
 /// Blocks, threads and dynamic shared memory of a launch.

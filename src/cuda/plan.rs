@@ -244,7 +244,10 @@ fn fused_by(device: &Device, spec: &Spec, igemm: Igemm) -> Result<Multiply> {
     if tile.aligned && !spec.aligned() {
         return Err(Error::Value {
             what: "the left operand's row stride",
-            found: format!("{:?}", spec.input),
+            found: match spec.input {
+                Input::Int8 { stride, .. } => stride.to_string(),
+                Input::Float(..) => "any".into(),
+            },
             expected: format!(
                 "a multiple of 16 for the tile {}; those named _any take any",
                 tile.name

@@ -40,7 +40,7 @@ pub fn stream() -> Arc<CudaStream> {
 }
 
 /// Which test launches the kernels of which image: together they are all there are.
-pub const OWNERS: [(&str, &str); 9] = [
+pub const OWNERS: [(&str, &str); 10] = [
     ("dequantize", "cuda_kernels"),
     ("quantize_cols", "cuda_kernels"),
     ("quantize_rows", "cuda_kernels"),
@@ -50,6 +50,7 @@ pub const OWNERS: [(&str, &str); 9] = [
     ("silu_mul_quantize", "cuda_fused"),
     ("epilogue", "cuda_igemm"),
     ("igemm_sm80", "cuda_igemm"),
+    ("peak", "cuda_kernels"),
 ];
 
 /// Fails when a kernel of an image that this test owns was never launched, or when nobody owns an image.

@@ -62,16 +62,29 @@ impl DeviceArgs {
         self.made().map(Chosen::Cpu)
     }
 
-    /// The CPU backend, for what is not measured on devices yet.
+    /// The GPU of which number is to be measured: one that was asked for, or the first where there is one.
+    #[cfg(feature = "cuda")]
+    pub fn gpu(&self) -> Option<usize> {
+        match self.device {
+            Device::Cuda(number) => Some(number),
+            // Threads and leaves are the CPU's.
+            Device::Auto if self.threads.is_some() || self.leaf.is_some() => None,
+            Device::Auto if imma::cuda::status().is_usable() => Some(0),
+            Device::Auto => {
+                eprintln!("imma: measuring the CPU: {}", cuda_status());
+                None
+            }
+            Device::Cpu => None,
+        }
+    }
+
+    /// The CPU backend.
     pub fn cpu(&self) -> Result<Cpu, Failure> {
         match self.device {
             Device::Cuda(number) => Err(Failure::new(format!(
-                "device cuda:{number} is not available for bench: only the CPU is measured"
+                "device cuda:{number} is not available: {}",
+                cuda_status()
             ))),
-            Device::Auto if cfg!(feature = "cuda") => {
-                eprintln!("imma: measuring the CPU: {}", cuda_status());
-                self.made()
-            }
             Device::Auto | Device::Cpu => self.made(),
         }
     }

@@ -2,14 +2,20 @@
 
 use super::report::Ceiling;
 use super::shapes::Shape;
-use super::Op;
+use super::{Float, Op};
 use crate::timing::{measure, Timing};
 use crate::Failure;
-use imma::{Backend, Cpu, Epilogue, FloatView, Gemm, Lhs, OutputMut, Weights};
+use imma::{Backend, Cpu, Element, Epilogue, Gemm, Lhs, OutputMut, Weights};
 use ndarray::Array2;
 
 /// Times one product through the contract that every backend fulfils.
-pub fn time(backend: &dyn Backend, op: Op, shape: Shape, seconds: f64) -> Result<Timing, Failure> {
+pub fn time(
+    backend: &dyn Backend,
+    op: Op,
+    float: Float,
+    shape: Shape,
+    seconds: f64,
+) -> Result<Timing, Failure> {
     let Shape { m, k, n } = shape;
     let (a, w) = (bytes(m, k, 0x9E37_79B9), bytes(k, n, 0x85EB_CA6B));
     let timing = match op {
@@ -27,31 +33,41 @@ pub fn time(backend: &dyn Backend, op: Op, shape: Shape, seconds: f64) -> Result
                 backend.matmul_int8(a.view(), w.view(), out.view_mut())
             })?
         }
-        Op::Linear | Op::QMatmul => {
-            let (a, w) = (
-                a.mapv(|x| f32::from(x) * 0.37),
-                w.mapv(|x| f32::from(x) * 0.011),
-            );
-            let (a, w) = (FloatView::F32(a.view()), FloatView::F32(w.view()));
-            let mut out = Array2::<f32>::zeros((m, n));
-            if let Op::QMatmul = op {
-                let run =
-                    || backend.matmul_quantized(a.view(), w.view(), OutputMut::F32(out.view_mut()));
-                measure(seconds, run)?
-            } else {
-                let packed = backend.pack(Weights::Float(w.view()))?;
-                let lhs = Lhs::Float {
-                    data: a.view(),
-                    quant: Default::default(),
-                };
-                let gemm = Gemm::new(lhs, &packed, Epilogue::default())?;
-                measure(seconds, || {
-                    backend.gemm(&gemm, OutputMut::F32(out.view_mut()))
-                })?
-            }
-        }
+        Op::Linear | Op::QMatmul => match float {
+            Float::F32 => floats::<f32>(backend, op, &a, &w, seconds)?,
+            Float::F16 => floats::<half::f16>(backend, op, &a, &w, seconds)?,
+            Float::Bf16 => floats::<half::bf16>(backend, op, &a, &w, seconds)?,
+        },
     };
     Ok(timing)
+}
+
+fn floats<T: Element>(
+    backend: &dyn Backend,
+    op: Op,
+    a: &Array2<i8>,
+    w: &Array2<i8>,
+    seconds: f64,
+) -> Result<Timing, Failure> {
+    let (m, n) = (a.nrows(), w.ncols());
+    let a = a.mapv(|x| T::from_f32(f32::from(x) * 0.37));
+    let w = w.mapv(|x| T::from_f32(f32::from(x) * 0.011));
+    let mut out = Array2::<T>::default((m, n));
+    if let Op::QMatmul = op {
+        return Ok(measure(seconds, || {
+            let (a, w) = (T::tag(a.view()), T::tag(w.view()));
+            backend.matmul_quantized(a, w, T::tag_mut(out.view_mut()))
+        })?);
+    }
+    let packed = backend.pack(Weights::Float(T::tag(w.view())))?;
+    let lhs = Lhs::Float {
+        data: T::tag(a.view()),
+        quant: Default::default(),
+    };
+    let gemm = Gemm::new(lhs, &packed, Epilogue::default())?;
+    Ok(measure(seconds, || {
+        backend.gemm(&gemm, T::tag_mut(out.view_mut()))
+    })?)
 }
 
 /// Full-range bytes from a xorshift generator: zeros or small values would draw less power and run faster.

@@ -1,5 +1,7 @@
 //! `imma bench`.
 
+#[cfg(feature = "cuda")]
+mod device;
 mod host;
 mod plot;
 mod report;
@@ -47,6 +49,16 @@ struct GemmArgs {
     op: Vec<Op>,
     #[command(flatten)]
     device: DeviceArgs,
+    /// The type of the floats of `linear` and `q_matmul`, in and out.
+    #[arg(long, value_enum, default_value = "f32")]
+    dtype: Float,
+    /// On a device: this algorithm (`heuristic`, `autotuned`, `igemm:TILE/SPLITS`, `cublaslt:N`; several with commas);
+    /// for `gemm` and `linear`.
+    #[arg(long, value_delimiter = ',', default_value = "heuristic")]
+    algorithm: Vec<String>,
+    /// On a device: also cuBLASLt, for `linear` with our epilogue behind it, and cuBLASLt in f16.
+    #[arg(long)]
+    peers: bool,
     /// Seconds a measurement takes, about.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
@@ -71,11 +83,36 @@ enum Op {
     Gemm,
     /// int8 x int8 -> int32, weights packed in each call.
     Matmul,
-    /// f32 in, f32 out, activations quantised per token in each call, weights quantised and packed beforehand.
+    /// Floats in and out, activations quantised per token in each call, weights quantised and packed beforehand.
     Linear,
-    /// f32 in, f32 out, both sides quantised in each call.
+    /// Floats in and out, both sides quantised in each call.
     #[value(name = "q_matmul")]
     QMatmul,
+}
+
+/// A float type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Float {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Float {
+    fn name(self) -> &'static str {
+        match self {
+            Float::F32 => "f32",
+            Float::F16 => "f16",
+            Float::Bf16 => "bf16",
+        }
+    }
+
+    fn bytes(self) -> f64 {
+        match self {
+            Float::F32 => 4.0,
+            Float::F16 | Float::Bf16 => 2.0,
+        }
+    }
 }
 
 impl Op {
@@ -90,19 +127,23 @@ impl Op {
         }
     }
 
-    /// Bytes of the operands and the output, each counted once.
-    fn bytes(self, Shape { m, k, n }: Shape) -> f64 {
-        let (lhs, rhs) = match self {
-            Op::Gemm | Op::Matmul => (1.0, 1.0),
-            Op::Linear => (4.0, 1.0),
-            Op::QMatmul => (4.0, 4.0),
+    /// Bytes of the operands and the output, each counted once; `float` of them a float.
+    fn bytes(self, Shape { m, k, n }: Shape, float: f64) -> f64 {
+        let (lhs, rhs, out) = match self {
+            Op::Gemm | Op::Matmul => (1.0, 1.0, 4.0),
+            Op::Linear => (float, 1.0, float),
+            Op::QMatmul => (float, float, float),
         };
         let [m, k, n] = [m, k, n].map(|x| x as f64);
-        lhs * m * k + rhs * k * n + 4.0 * m * n
+        lhs * m * k + rhs * k * n + out * m * n
     }
 }
 
 impl GemmArgs {
+    fn wants_ceiling(&self) -> bool {
+        self.ceiling || self.plot.is_some()
+    }
+
     fn all_shapes(&self) -> Result<Vec<Shape>, Failure> {
         if !self.shapes.is_empty() {
             return self.shapes.iter().map(|s| Shape::parse(s)).collect();
@@ -133,37 +174,119 @@ pub fn run(args: Args) -> Result<(), Failure> {
     if let Some(path) = &args.plot {
         plot::check(path)?;
     }
+    #[cfg(feature = "cuda")]
+    if let Some(number) = args.device.gpu() {
+        return on_device(&args, shapes, number);
+    }
+    if args.peers || args.algorithm != ["heuristic"] {
+        return Err(Failure::new(
+            "--peers and --algorithm are for devices: found a product on the CPU, expected --device cuda",
+        ));
+    }
     let backend = args.device.cpu()?;
-    let ceiling = if args.ceiling || args.plot.is_some() {
+    let ceiling = if args.wants_ceiling() {
         Some(host::ceiling(&backend, args.seconds)?)
     } else {
         None
     };
-    if args.csv {
-        line(report::CSV);
-    }
-    let mut rows = Vec::new();
+    let mut report = Report::new(&args, ceiling);
     for shape in shapes {
         for op in &args.op {
-            let row = Row {
+            report.add(Row {
                 device: backend.name(),
                 kernel: backend.kernel(shape.m, shape.n, shape.k),
                 threads: Some(backend.threads()),
                 op: *op,
+                float: args.dtype,
                 shape,
-                timing: host::time(&backend, *op, shape, args.seconds)?,
+                timing: host::time(&backend, *op, args.dtype, shape, args.seconds)?,
                 ceiling,
-            };
-            line(match (args.json, args.csv) {
-                (true, _) => row.json(),
-                (_, true) => row.csv(),
-                _ => row.text(),
             });
-            rows.push(row);
         }
     }
-    if let (Some(path), Some(ceiling)) = (&args.plot, ceiling) {
-        plot::roofline(path, &rows, ceiling)?;
+    report.finish()
+}
+
+#[cfg(feature = "cuda")]
+fn on_device(args: &GemmArgs, shapes: Vec<Shape>, number: usize) -> Result<(), Failure> {
+    use device::{Contender, Gpu};
+    use imma::cuda::Algorithm;
+    let ours = args.algorithm.iter().map(|a| a.parse::<Algorithm>());
+    let ours = ours.collect::<Result<Vec<_>, _>>()?;
+    let gpu = Gpu::open(number)?;
+    let ceiling = if args.wants_ceiling() {
+        Some(gpu.ceiling(args.seconds)?)
+    } else {
+        None
+    };
+    let mut report = Report::new(args, ceiling);
+    for shape in shapes {
+        for op in &args.op {
+            // Weights that are used once are packed by the call, which chooses by itself.
+            let packed = matches!(op, Op::Gemm | Op::Linear);
+            let mut contenders = vec![Contender::Ours(Algorithm::Heuristic)];
+            if packed {
+                contenders = ours.iter().cloned().map(Contender::Ours).collect();
+            }
+            if args.peers && packed {
+                contenders.push(Contender::Ours(Algorithm::CublasLt));
+                contenders.push(Contender::CublasLtF16);
+            }
+            for contender in contenders {
+                let peer = !matches!(&contender, Contender::Ours(a) if ours.contains(a));
+                match gpu.time(&contender, *op, args.dtype, shape, args.seconds) {
+                    Ok((kernel, timing)) => report.add(Row {
+                        device: gpu.name(),
+                        kernel,
+                        threads: None,
+                        op: *op,
+                        float: args.dtype,
+                        shape,
+                        timing,
+                        ceiling,
+                    }),
+                    // A peer that is not here is no reason to stop.
+                    Err(error) if peer => eprintln!("imma: not run: {contender:?}: {error}"),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
     }
-    Ok(())
+    report.finish()
+}
+
+/// The rows as they are measured, and the picture of them all.
+struct Report<'a> {
+    args: &'a GemmArgs,
+    ceiling: Option<report::Ceiling>,
+    rows: Vec<Row>,
+}
+
+impl<'a> Report<'a> {
+    fn new(args: &'a GemmArgs, ceiling: Option<report::Ceiling>) -> Self {
+        if args.csv {
+            line(report::CSV);
+        }
+        Report {
+            args,
+            ceiling,
+            rows: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, row: Row) {
+        line(match (self.args.json, self.args.csv) {
+            (true, _) => row.json(),
+            (_, true) => row.csv(),
+            _ => row.text(),
+        });
+        self.rows.push(row);
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        match (&self.args.plot, self.ceiling) {
+            (Some(path), Some(ceiling)) => plot::roofline(path, &self.rows, ceiling),
+            _ => Ok(()),
+        }
+    }
 }

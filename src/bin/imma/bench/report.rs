@@ -1,7 +1,7 @@
 //! One measurement, and the lines it is printed as.
 
 use super::shapes::Shape;
-use super::Op;
+use super::{Float, Op};
 use crate::timing::Timing;
 use serde_json::json;
 
@@ -27,6 +27,7 @@ pub struct Row {
     pub kernel: String,
     pub threads: Option<usize>,
     pub op: Op,
+    pub float: Float,
     pub shape: Shape,
     pub timing: Timing,
     pub ceiling: Option<Ceiling>,
@@ -34,7 +35,7 @@ pub struct Row {
 
 /// The columns of `--csv`.
 pub const CSV: &str =
-    "device,kernel,op,m,n,k,threads,median_s,min_s,samples,tops,gb_per_s,percent_of_ceiling,version";
+    "device,kernel,op,dtype,m,n,k,threads,median_s,min_s,samples,tops,gb_per_s,percent_of_ceiling,version";
 
 impl Row {
     pub fn tops(&self) -> f64 {
@@ -43,12 +44,12 @@ impl Row {
 
     /// Each operand read once and the output written once: the least that the product moves.
     pub fn gb_per_s(&self) -> f64 {
-        self.op.bytes(self.shape) / self.timing.median * 1e-9
+        self.op.bytes(self.shape, self.float.bytes()) / self.timing.median * 1e-9
     }
 
     /// Operations a byte moved.
     pub fn intensity(&self) -> f64 {
-        self.shape.operations() / self.op.bytes(self.shape)
+        self.shape.operations() / self.op.bytes(self.shape, self.float.bytes())
     }
 
     /// Of the roofline above this product's intensity.
@@ -77,7 +78,7 @@ impl Row {
     pub fn json(&self) -> String {
         let Shape { m, k, n } = self.shape;
         json!({
-            "device": self.device, "kernel": self.kernel, "op": self.op.name(),
+            "device": self.device, "kernel": self.kernel, "op": self.op.name(), "dtype": self.float.name(),
             "m": m, "n": n, "k": k, "threads": self.threads,
             "median_s": self.timing.median, "min_s": self.timing.min, "samples": self.timing.samples,
             "tops": self.tops(), "gb_per_s": self.gb_per_s(), "percent_of_ceiling": self.percent(),
@@ -96,6 +97,7 @@ impl Row {
             self.device.replace(',', " "),
             self.kernel.replace(',', " "),
             self.op.name().into(),
+            self.float.name().into(),
             m.to_string(),
             n.to_string(),
             k.to_string(),
