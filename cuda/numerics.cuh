@@ -103,4 +103,14 @@ __device__ __forceinline__ Constants constants(const MinMax& gathered) {
     return {__fdiv_rn(range, 255.0f), multiplier, clip(zero_point, -128, 127)};
 }
 
+// What RMSNorm multiplies a row by, from the sum of its squares; NaN where that is not finite.
+__device__ __forceinline__ float inverse_rms(float sum_of_squares, uint32_t length, float epsilon) {
+    // The sum is never negative, so its bits are in order.
+    if (__float_as_uint(sum_of_squares) >= INFINITY_BITS) {
+        return __uint_as_float(0x7fc00000u);
+    }
+    const float mean = __fdiv_rn(sum_of_squares, __uint2float_rn(length));
+    return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(mean, epsilon)));
+}
+
 }  // namespace imma

@@ -102,6 +102,44 @@ struct TransposeParams {
     unsigned int reserved;
 };
 
+/* [add_]rmsnorm_quantize_*: input [rows, cols] -> output [rows, padded] (zeros from cols on), scales [rows]. The block
+ * is that of quantize_rows. */
+struct RmsnormQuantizeParams {
+    const void *input;
+    void *residual; /* [rows, cols], input is added to it first; add_ only */
+    const void *weight; /* [cols] */
+    signed char *output;
+    float *scales;
+    unsigned long long input_stride;
+    unsigned long long residual_stride;
+    unsigned long long output_stride;
+    unsigned int rows;
+    unsigned int cols;
+    unsigned int padded;
+    unsigned int sums; /* floats of dynamic shared memory a row of the block */
+    float epsilon;
+    unsigned int reserved;
+};
+
+/* silu_mul_quantize: most threads of a block; more would leave too few registers for its arithmetic. */
+#define IMMA_SILU_MAX_THREADS 768
+
+/* silu_mul_quantize_*: gate, up [rows, cols] -> output [rows, padded] (zeros from cols on), scales [rows]. The block is
+ * that of quantize_rows, with fewer threads at most. */
+struct SiluMulQuantizeParams {
+    const void *gate;
+    const void *up;
+    signed char *output;
+    float *scales;
+    unsigned long long gate_stride;
+    unsigned long long up_stride;
+    unsigned long long output_stride;
+    unsigned int rows;
+    unsigned int cols;
+    unsigned int padded;
+    unsigned int reserved;
+};
+
 /* Element types of the epilogue's parts; 0 where there is none. */
 #define IMMA_TYPE_F32 1
 #define IMMA_TYPE_F16 2
@@ -219,6 +257,8 @@ static_assert(sizeof(QuantizeRowsParams) == 72 && offsetof(QuantizeRowsParams, r
 static_assert(sizeof(QuantizeColsParams) == 72 && offsetof(QuantizeColsParams, rows) == 56, "layout");
 static_assert(sizeof(QuantizeStaticParams) == 64 && offsetof(QuantizeStaticParams, rows) == 48, "layout");
 static_assert(sizeof(DequantizeParams) == 80 && offsetof(DequantizeParams, rows) == 64, "layout");
+static_assert(sizeof(RmsnormQuantizeParams) == 88 && offsetof(RmsnormQuantizeParams, rows) == 64, "layout");
+static_assert(sizeof(SiluMulQuantizeParams) == 72 && offsetof(SiluMulQuantizeParams, rows) == 56, "layout");
 static_assert(sizeof(TransposeParams) == 48 && offsetof(TransposeParams, rows) == 32, "layout");
 #endif
 

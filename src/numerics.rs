@@ -82,6 +82,58 @@ pub fn quantize(x: f32) -> i8 {
     (x + MAGIC).to_bits() as i8
 }
 
+/// The sum of the squares of a row, in f32 and in one order that depends on nothing but the row: a balanced binary tree
+/// over the elements by their index, as if zeros followed up to a power of two.
+///
+/// ```text
+/// s[0][i] = x[i] * x[i]        s[l + 1][i] = s[l][2 i] + s[l][2 i + 1]        each rounded to nearest even
+/// ```
+///
+/// Its relative error is at most about `(1 + log2 K) * 2^-24`, that of a running sum up to `K * 2^-24`.
+///
+/// ```
+/// # use imma::numerics::sum_of_squares;
+/// // In order, 2^24 + 1 + 1 would stay 2^24.
+/// assert_eq!(sum_of_squares(&[4096.0, 0.0, 1.0, 1.0]), 16_777_218.0);
+/// ```
+pub fn sum_of_squares(x: &[f32]) -> f32 {
+    const LEAF: usize = 64;
+    if x.len() > LEAF {
+        let (low, high) = x.split_at(x.len().next_power_of_two() / 2);
+        return sum_of_squares(low) + sum_of_squares(high);
+    }
+    let mut sums = [0f32; LEAF];
+    for (sum, x) in sums.iter_mut().zip(x) {
+        *sum = x * x;
+    }
+    let mut width = LEAF / 2;
+    while width > 0 {
+        for i in 0..width {
+            sums[i] = sums[2 * i] + sums[2 * i + 1];
+        }
+        width /= 2;
+    }
+    sums[0]
+}
+
+/// What RMSNorm multiplies a row of `length` elements by: `1 / sqrt(sum_of_squares / length + epsilon)`, each step rounded
+/// to nearest even.
+///
+/// NaN where the sum is not finite, so that a row whose squares overflow becomes NaN and not silently zeros.
+///
+/// ```
+/// # use imma::numerics::inverse_rms;
+/// assert_eq!(inverse_rms(8.0, 2, 0.0), 0.5);
+/// assert!(inverse_rms(f32::INFINITY, 2, 0.0).is_nan());
+/// ```
+#[inline]
+pub fn inverse_rms(sum_of_squares: f32, length: usize, epsilon: f32) -> f32 {
+    if !sum_of_squares.is_finite() {
+        return f32::NAN;
+    }
+    1.0 / (sum_of_squares / length as f32 + epsilon).sqrt()
+}
+
 /// The outer edge of the last bucket of signed `bits`-bit integers that keep zero: `2^(bits - 1) - 0.5`.
 ///
 /// The integers are those of magnitude at most `edge - 0.5`, as many on either side of zero.

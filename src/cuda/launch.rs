@@ -17,6 +17,7 @@ macro_rules! parameters {
     };
 }
 parameters!(QuantizeRowsParams QuantizeColsParams QuantizeStaticParams DequantizeParams TransposeParams FinishParams IgemmParams PeakParams);
+parameters!(RmsnormQuantizeParams SiluMulQuantizeParams);
 
 /// Blocks, threads and dynamic shared memory of a launch.
 #[derive(Debug, Clone, Copy)]

@@ -30,6 +30,10 @@ mod epilogue;
 #[cfg(feature = "cuda")]
 mod finish;
 #[cfg(feature = "cuda")]
+mod fused_rmsnorm;
+#[cfg(feature = "cuda")]
+mod fused_silu_mul;
+#[cfg(feature = "cuda")]
 mod igemm;
 #[cfg(feature = "cuda")]
 mod igemm90;

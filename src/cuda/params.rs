@@ -1,4 +1,4 @@
-// Made from cuda/params.h (FNV-1a 29f1d29c9c2d959b) by bindgen; see cuda/README.md. Not to be edited.
+// Made from cuda/params.h (FNV-1a f66f3661bc50f960) by bindgen; see cuda/README.md. Not to be edited.
 
 pub const IMMA_VECTOR_BYTES: u32 = 16;
 pub const IMMA_ROWS_HELD: u32 = 4;
@@ -10,6 +10,7 @@ pub const IMMA_FLAT_THREADS: u32 = 256;
 pub const IMMA_FLAT_VECTORS: u32 = 4;
 pub const IMMA_TRANSPOSE_TILE: u32 = 128;
 pub const IMMA_TRANSPOSE_THREADS: u32 = 256;
+pub const IMMA_SILU_MAX_THREADS: u32 = 768;
 pub const IMMA_TYPE_F32: u32 = 1;
 pub const IMMA_TYPE_F16: u32 = 2;
 pub const IMMA_TYPE_BF16: u32 = 3;
@@ -296,6 +297,132 @@ const _: () = {
     [
         "Offset of field: TransposeParams::reserved",
     ][::core::mem::offset_of!(TransposeParams, reserved) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct RmsnormQuantizeParams {
+    pub input: *const ::core::ffi::c_void,
+    pub residual: *mut ::core::ffi::c_void,
+    pub weight: *const ::core::ffi::c_void,
+    pub output: *mut ::core::ffi::c_schar,
+    pub scales: *mut f32,
+    pub input_stride: ::core::ffi::c_ulonglong,
+    pub residual_stride: ::core::ffi::c_ulonglong,
+    pub output_stride: ::core::ffi::c_ulonglong,
+    pub rows: ::core::ffi::c_uint,
+    pub cols: ::core::ffi::c_uint,
+    pub padded: ::core::ffi::c_uint,
+    pub sums: ::core::ffi::c_uint,
+    pub epsilon: f32,
+    pub reserved: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of RmsnormQuantizeParams",
+    ][::core::mem::size_of::<RmsnormQuantizeParams>() - 88usize];
+    [
+        "Alignment of RmsnormQuantizeParams",
+    ][::core::mem::align_of::<RmsnormQuantizeParams>() - 8usize];
+    [
+        "Offset of field: RmsnormQuantizeParams::input",
+    ][::core::mem::offset_of!(RmsnormQuantizeParams, input) - 0usize];
+    [
+        "Offset of field: RmsnormQuantizeParams::residual",
+    ][::core::mem::offset_of!(RmsnormQuantizeParams, residual) - 8usize];
+    [
+        "Offset of field: RmsnormQuantizeParams::weight",
+    ][::core::mem::offset_of!(RmsnormQuantizeParams, weight) - 16usize];
+    [
+        "Offset of field: RmsnormQuantizeParams::output",
+    ][::core::mem::offset_of!(RmsnormQuantizeParams, output) - 24usize];
+    [
+        "Offset of field: RmsnormQuantizeParams::scales",
+    ][::core::mem::offset_of!(RmsnormQuantizeParams, scales) - 32usize];
+    [
+        "Offset of field: RmsnormQuantizeParams::input_stride",
+    ][::core::mem::offset_of!(RmsnormQuantizeParams, input_stride) - 40usize];
+    [
+        "Offset of field: RmsnormQuantizeParams::residual_stride",
+    ][::core::mem::offset_of!(RmsnormQuantizeParams, residual_stride) - 48usize];
+    [
+        "Offset of field: RmsnormQuantizeParams::output_stride",
+    ][::core::mem::offset_of!(RmsnormQuantizeParams, output_stride) - 56usize];
+    [
+        "Offset of field: RmsnormQuantizeParams::rows",
+    ][::core::mem::offset_of!(RmsnormQuantizeParams, rows) - 64usize];
+    [
+        "Offset of field: RmsnormQuantizeParams::cols",
+    ][::core::mem::offset_of!(RmsnormQuantizeParams, cols) - 68usize];
+    [
+        "Offset of field: RmsnormQuantizeParams::padded",
+    ][::core::mem::offset_of!(RmsnormQuantizeParams, padded) - 72usize];
+    [
+        "Offset of field: RmsnormQuantizeParams::sums",
+    ][::core::mem::offset_of!(RmsnormQuantizeParams, sums) - 76usize];
+    [
+        "Offset of field: RmsnormQuantizeParams::epsilon",
+    ][::core::mem::offset_of!(RmsnormQuantizeParams, epsilon) - 80usize];
+    [
+        "Offset of field: RmsnormQuantizeParams::reserved",
+    ][::core::mem::offset_of!(RmsnormQuantizeParams, reserved) - 84usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct SiluMulQuantizeParams {
+    pub gate: *const ::core::ffi::c_void,
+    pub up: *const ::core::ffi::c_void,
+    pub output: *mut ::core::ffi::c_schar,
+    pub scales: *mut f32,
+    pub gate_stride: ::core::ffi::c_ulonglong,
+    pub up_stride: ::core::ffi::c_ulonglong,
+    pub output_stride: ::core::ffi::c_ulonglong,
+    pub rows: ::core::ffi::c_uint,
+    pub cols: ::core::ffi::c_uint,
+    pub padded: ::core::ffi::c_uint,
+    pub reserved: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of SiluMulQuantizeParams",
+    ][::core::mem::size_of::<SiluMulQuantizeParams>() - 72usize];
+    [
+        "Alignment of SiluMulQuantizeParams",
+    ][::core::mem::align_of::<SiluMulQuantizeParams>() - 8usize];
+    [
+        "Offset of field: SiluMulQuantizeParams::gate",
+    ][::core::mem::offset_of!(SiluMulQuantizeParams, gate) - 0usize];
+    [
+        "Offset of field: SiluMulQuantizeParams::up",
+    ][::core::mem::offset_of!(SiluMulQuantizeParams, up) - 8usize];
+    [
+        "Offset of field: SiluMulQuantizeParams::output",
+    ][::core::mem::offset_of!(SiluMulQuantizeParams, output) - 16usize];
+    [
+        "Offset of field: SiluMulQuantizeParams::scales",
+    ][::core::mem::offset_of!(SiluMulQuantizeParams, scales) - 24usize];
+    [
+        "Offset of field: SiluMulQuantizeParams::gate_stride",
+    ][::core::mem::offset_of!(SiluMulQuantizeParams, gate_stride) - 32usize];
+    [
+        "Offset of field: SiluMulQuantizeParams::up_stride",
+    ][::core::mem::offset_of!(SiluMulQuantizeParams, up_stride) - 40usize];
+    [
+        "Offset of field: SiluMulQuantizeParams::output_stride",
+    ][::core::mem::offset_of!(SiluMulQuantizeParams, output_stride) - 48usize];
+    [
+        "Offset of field: SiluMulQuantizeParams::rows",
+    ][::core::mem::offset_of!(SiluMulQuantizeParams, rows) - 56usize];
+    [
+        "Offset of field: SiluMulQuantizeParams::cols",
+    ][::core::mem::offset_of!(SiluMulQuantizeParams, cols) - 60usize];
+    [
+        "Offset of field: SiluMulQuantizeParams::padded",
+    ][::core::mem::offset_of!(SiluMulQuantizeParams, padded) - 64usize];
+    [
+        "Offset of field: SiluMulQuantizeParams::reserved",
+    ][::core::mem::offset_of!(SiluMulQuantizeParams, reserved) - 68usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -99,20 +99,39 @@ impl Device {
     }
 }
 
-/// Threads of a row and rows of a block: enough threads that each holds at most `IMMA_ROWS_HELD` vectors, and
-/// blocks of at least four warps.
-fn geometry(rows: usize, cols: usize, element: usize) -> Geometry {
+/// Threads of a row and rows of a block: enough threads, up to `most`, that each holds at most `IMMA_ROWS_HELD` vectors,
+/// and blocks of at least four warps.
+pub(super) fn geometry(rows: usize, cols: usize, element: usize, most: u32) -> Geometry {
     let vectors = (cols * element).div_ceil(params::IMMA_VECTOR_BYTES as usize);
     let threads = vectors
         .div_ceil(params::IMMA_ROWS_HELD as usize)
         .next_multiple_of(32)
-        .clamp(32, params::IMMA_ROWS_MAX_THREADS as usize);
+        .clamp(32, most as usize);
     let per_block = (128 / threads).max(1);
     Geometry {
         grid: (rows.div_ceil(per_block) as u64, 1),
         block: (threads as u32, per_block as u32),
         dynamic_shared: 0,
     }
+}
+
+/// Checks that an output has the input's rows and at least its columns.
+pub(super) fn check_output(
+    op: &'static str,
+    device: &Device,
+    [rows, cols]: [usize; 2],
+    output: &Matrix<&mut impl DevicePtrMut<i8>>,
+) -> Result<()> {
+    output.check("output", device, output.data)?;
+    if output.rows == rows && output.cols >= cols {
+        return Ok(());
+    }
+    Err(Error::ShapeMismatch {
+        op,
+        lhs: vec![rows, cols],
+        rhs: vec![output.rows, output.cols],
+        expected: "an output with the input's rows and at least its columns".into(),
+    })
 }
 
 fn launch<T: Element>(
@@ -124,16 +143,13 @@ fn launch<T: Element>(
     fill: impl FnOnce(&mut QuantizeRowsParams),
 ) -> Result<()> {
     input.check("input", device, input.data)?;
-    output.check("output", device, output.data)?;
-    if output.rows != input.rows || output.cols < input.cols {
-        return Err(Error::ShapeMismatch {
-            op: "quantize_rows",
-            lhs: vec![input.rows, input.cols],
-            rhs: vec![output.rows, output.cols],
-            expected: "an output with the input's rows and at least its columns".into(),
-        });
-    }
-    let geometry = geometry(input.rows, input.cols, size_of::<T>());
+    check_output("quantize_rows", device, [input.rows, input.cols], &output)?;
+    let geometry = geometry(
+        input.rows,
+        input.cols,
+        size_of::<T>(),
+        params::IMMA_ROWS_MAX_THREADS,
+    );
     let (source, _source) = input.data.device_ptr(stream);
     let (target, _target) = output.data.device_ptr_mut(stream);
     let mut params = QuantizeRowsParams {
@@ -173,12 +189,12 @@ mod tests {
             (16_384, 4),
             (32_768, 2),
         ] {
-            let g = geometry(3, cols, element);
+            let g = geometry(3, cols, element, 1024);
             let held = g.block.0 as usize * 64;
             assert!(held >= cols * element, "{cols}");
             assert!(g.block.0 * g.block.1 <= 1024 && g.block.0.is_multiple_of(32));
             assert!(g.grid.0 as usize * g.block.1 as usize >= 3);
         }
-        assert_eq!(geometry(1, 1 << 20, 4).block, (1024, 1));
+        assert_eq!(geometry(1, 1 << 20, 4, 1024).block, (1024, 1));
     }
 }

@@ -7,6 +7,8 @@
 //!   linear              the same with weights packed once, bias, activation function
 //!   grouped_linear      ... with a scale for each group of inputs
 //!   outlier_linear      ... with outlier channels multiplied as floats
+//!   fused_rmsnorm       RMSNorm and quantise, what runs before a product
+//!   fused_silu_mul      SiLU x product and quantise, the same
 //!   matmul              float x float -> float by numpy's rules, over any dot_general
 //!   einsum              the same for products named by letters
 //!
@@ -28,6 +30,9 @@ mod einsum;
 mod einsum_spec;
 mod float_dot_general;
 mod float_gemm;
+mod fused_rmsnorm;
+mod fused_rows;
+mod fused_silu_mul;
 mod grouped_linear;
 mod linear;
 mod matmul;
@@ -48,6 +53,10 @@ pub use dimension_numbers::{DimensionNumbers, GradientDims};
 pub use dot_general::{DotGeneral, Precision, Pullback};
 pub use einsum::{einsum, einsum_vjp};
 pub use float_dot_general::FloatDotGeneral;
+#[cfg(feature = "cuda")]
+pub(crate) use fused_rmsnorm::check_epsilon;
+pub use fused_rmsnorm::{add_rmsnorm_quantize, rmsnorm, rmsnorm_quantize};
+pub use fused_silu_mul::{silu_mul, silu_mul_quantize};
 pub use grouped_linear::GroupedLinear;
 pub use linear::Int8Linear;
 pub use matmul::{matmul, matmul_float, matmul_vjp};

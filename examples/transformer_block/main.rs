@@ -1,0 +1,117 @@
+//! Transformer blocks in int8 on a device: built from cudarc slices, captured once in a graph and replayed, with the bits of
+//! the CPU.
+//!
+//! ```text
+//! cargo run --release --features cuda --example transformer_block [tokens hidden inner]
+//! ```
+//!
+//! Two blocks of random weights, bf16 in and out. What a pipeline takes from here:
+//!
+//! * `device.rs`: weights packed once (`Device::pack`), a `Plan` a product, `rmsnorm_quantize`, `add_rmsnorm_quantize` and
+//!   `silu_mul_quantize` between them, all memory allocated beforehand, eight launches a block (more where K is split);
+//! * where its own attention goes: `Attention`. Here each row is a sequence of one token, whose attention is its values;
+//! * `block.rs`: the same on the CPU.
+//!
+//! Without a device it says why and runs the CPU alone.
+
+mod block;
+mod device;
+
+use block::{random_rows, BlockWeights, HostBlock, Shape};
+use device::{capture, DeviceBlock, SingleToken};
+use half::bf16;
+use imma::cuda::{status, Device};
+use ndarray::Array2;
+use std::error::Error;
+
+const LAYERS: u64 = 2;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let sizes: Vec<usize> = std::env::args()
+        .skip(1)
+        .map(|text| text.parse())
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("tokens hidden inner: {error}"))?;
+    let shape = match sizes[..] {
+        [] => Shape {
+            tokens: 16,
+            hidden: 1024,
+            inner: 2816,
+        },
+        [tokens, hidden, inner] if sizes.iter().all(|size| *size > 0) => Shape {
+            tokens,
+            hidden,
+            inner,
+        },
+        _ => return Err("expected three sizes above zero: tokens hidden inner".into()),
+    };
+    let weights: Vec<_> = (0..LAYERS)
+        .map(|layer| BlockWeights::random(shape, layer))
+        .collect();
+    let host: Vec<_> = weights
+        .iter()
+        .map(|weights| HostBlock::new(shape, weights))
+        .collect::<Result<_, _>>()?;
+    let on_cpu = |x: &Array2<bf16>| -> imma::Result<Array2<bf16>> {
+        host.iter()
+            .try_fold(x.clone(), |x, block| block.forward(x.view()))
+    };
+
+    println!("{LAYERS} blocks, {shape:?}");
+    let status = status();
+    if !status.is_usable() {
+        println!("no device: {status}");
+        let y = on_cpu(&random_rows(shape, 100))?;
+        println!(
+            "on the CPU: y[0, ..4] = {:?}",
+            &y.row(0).as_slice().unwrap_or(&[])[..4.min(shape.hidden)]
+        );
+        return Ok(());
+    }
+
+    let device = Device::open(0)?;
+    println!("{}", device.properties());
+    // SAFETY: all buffers are used on this one stream, which is waited for before they are dropped.
+    unsafe { device.context().disable_event_tracking() };
+    let stream = device.context().new_stream()?;
+    let mut blocks: Vec<_> = weights
+        .iter()
+        .map(|weights| DeviceBlock::new(&device, &stream, shape, weights))
+        .collect::<Result<_, _>>()?;
+    for (name, kernel) in ["qkv", "out", "gate_up", "down"]
+        .iter()
+        .zip(blocks[0].kernels())
+    {
+        println!("{name:>8}: {kernel}");
+    }
+    let elements = shape.tokens * shape.hidden;
+    let mut x = stream.alloc_zeros::<bf16>(elements)?;
+    let mut y = stream.alloc_zeros::<bf16>(elements)?;
+    stream.synchronize()?;
+    let before: u64 = device.launches().iter().map(|(_, count)| count).sum();
+    let graph = capture(&stream, || {
+        for block in &mut blocks {
+            block.forward(&stream, &mut SingleToken, &mut x, &mut y)?;
+            std::mem::swap(&mut x, &mut y);
+        }
+        Ok(())
+    })?;
+    let after: u64 = device.launches().iter().map(|(_, count)| count).sum();
+    println!("captured {} launches", after - before);
+
+    // An even number of blocks: the result is where the input was.
+    for seed in 100..103 {
+        let input = random_rows(shape, seed);
+        stream.memcpy_htod(input.as_slice().ok_or("rows in order")?, &mut x)?;
+        graph.launch()?;
+        let found = stream.clone_dtoh(&x)?;
+        stream.synchronize()?;
+        let expected = on_cpu(&input)?;
+        let differ = found.iter().zip(&expected).filter(|(a, b)| a != b).count();
+        println!("input {seed}: {differ} of {elements} elements differ from the CPU's");
+        if differ > 0 {
+            return Err("the device and the CPU should give the same bits".into());
+        }
+    }
+    Ok(())
+}
