@@ -9,7 +9,7 @@ use super::spec::Input;
 use super::weights::PAD;
 use super::workspace::part;
 use crate::element::DType;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gemm::ActivationQuant;
 use crate::rounding::Rounding;
 use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr};
