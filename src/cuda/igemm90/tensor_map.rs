@@ -92,8 +92,8 @@ impl TensorMap {
 /// ```
 #[derive(Debug, Default)]
 pub struct TensorMaps {
-    a: Mutex<Option<(Layout, TensorMap)>>,
-    w: Mutex<Option<(Layout, TensorMap)>>,
+    a: Mutex<Option<Box<(Layout, TensorMap)>>>,
+    w: Mutex<Option<Box<(Layout, TensorMap)>>>,
 }
 
 impl TensorMaps {
@@ -106,17 +106,17 @@ impl TensorMaps {
     }
 
     fn get(
-        kept: &Mutex<Option<(Layout, TensorMap)>>,
+        kept: &Mutex<Option<Box<(Layout, TensorMap)>>>,
         context: &Arc<CudaContext>,
         layout: Layout,
     ) -> Result<TensorMap> {
         // Nothing panics while it is held.
         let mut kept = kept.lock().unwrap_or_else(|poison| poison.into_inner());
         match &*kept {
-            Some((of, map)) if *of == layout => Ok(*map),
+            Some(known) if known.0 == layout => Ok(known.1),
             _ => {
                 let map = TensorMap::encode(context, layout)?;
-                *kept = Some((layout, map));
+                *kept = Some(Box::new((layout, map)));
                 Ok(map)
             }
         }
