@@ -8,7 +8,8 @@ use cuda::{device, same, stream, Placed, Random};
 use half::{bf16, f16};
 use imma::cuda::cudarc::driver::{CudaSlice, CudaStream};
 use imma::cuda::{
-    by_name, choose, DeviceEpilogue, DeviceFloats, Igemm, Matrix, OutputElement, Tile, TILES,
+    by_name, choose, Batches, DeviceEpilogue, DeviceFloats, Igemm, Matrix, OutputElement, Tile,
+    TILES,
 };
 use imma::reference::{self, Product};
 use imma::{Activation, DType, Epilogue, Error, FloatSlice, FloatView, Lhs, Scales, Weights};
@@ -426,6 +427,179 @@ fn a_row_does_not_depend_on_its_batch_tile_or_split() {
     for (first, rows) in [(0, 17), (33, 64), (100, 50)] {
         let some = run(by_name("32x64x128").unwrap(), 3, first, rows);
         assert_eq!(some, whole[first * n..][..rows * n]);
+    }
+}
+
+/// One batched call against one call a product: apart, rows in turn, and operands that are shared.
+#[test]
+fn a_batch_is_its_products_one_by_one() {
+    let (device, stream) = (device(), stream());
+    let random = &mut Random(91);
+    for case in 0..24 {
+        let tile = random.pick(&TILES.each_ref());
+        let splits = random.pick(&[1, 1, 3]);
+        let igemm = Igemm { tile, splits };
+        let [m, n, k] = [
+            1 + random.below(40),
+            1 + random.below(90),
+            random.below(300),
+        ];
+        let count = 1 + random.below(4);
+        let pad = |x: usize| {
+            if tile.aligned {
+                x.next_multiple_of(16)
+            } else {
+                x
+            }
+        };
+        let (lda, ldw) = (pad(k + random.below(3)), pad(k + random.below(3)));
+        let shared_w = random.below(2) == 0;
+        let in_turn = random.below(2) == 0;
+        let (ldc, output) = if in_turn {
+            (count * n, n)
+        } else {
+            (n, m * n + random.below(5))
+        };
+        let batches = Batches {
+            count,
+            a: m * lda,
+            w: if shared_w { 0 } else { n * ldw },
+            output,
+            residual: m * n,
+            rows: m,
+            cols: if shared_w { 0 } else { n },
+        };
+        let bytes = |random: &mut Random, len: usize| -> Vec<i8> {
+            (0..len.max(1)).map(|_| random.next() as i8).collect()
+        };
+        let units = |random: &mut Random, len: usize| -> Vec<f32> {
+            (0..len).map(|_| random.unit() * 0.1).collect()
+        };
+        let a = stream.clone_htod(&bytes(random, count * m * lda)).unwrap();
+        let w = stream.clone_htod(&bytes(random, count * n * ldw)).unwrap();
+        let row_scales = stream.clone_htod(&units(random, count * m)).unwrap();
+        let columns = if shared_w { n } else { count * n };
+        let col_scales = stream.clone_htod(&units(random, columns)).unwrap();
+        let bias = stream.clone_htod(&units(random, columns)).unwrap();
+        let residual = stream.clone_htod(&units(random, count * m * n)).unwrap();
+        let len = (count - 1) * output + (m - 1) * ldc + n;
+        let poison = vec![-77.0f32; len];
+        let mut found = stream.clone_htod(&poison).unwrap();
+        let mut want = stream.clone_htod(&poison).unwrap();
+        let epilogue = DeviceEpilogue {
+            row_scales: Some(&row_scales),
+            col_scales: Some(&col_scales),
+            bias: Some(DeviceFloats::F32(&bias)),
+            residual: Some(Matrix::new(DeviceFloats::F32(&residual), m, n)),
+            activation: Activation::Relu,
+            ..DeviceEpilogue::default()
+        };
+        let space = igemm.workspace(m, n);
+        let mut workspace = stream
+            .clone_htod(&vec![-1i32; (count * space).max(1)])
+            .unwrap();
+        device
+            .igemm_batched(
+                &stream,
+                igemm,
+                &batches,
+                Matrix::new(&a, m, k).with_stride(lda),
+                Matrix::new(&w, n, k).with_stride(ldw),
+                Matrix::new(&mut found, m, n).with_stride(ldc),
+                &epilogue,
+                Some(&mut workspace),
+            )
+            .unwrap_or_else(|error| panic!("case {case}: {error}"));
+        for b in 0..count {
+            let column = b * batches.cols;
+            let row_scales = row_scales.slice(b * m..(b + 1) * m);
+            let col_scales = col_scales.slice(column..column + n);
+            let bias = bias.slice(column..column + n);
+            let residual = residual.slice(b * m * n..(b + 1) * m * n);
+            let epilogue = DeviceEpilogue {
+                row_scales: Some(&row_scales),
+                col_scales: Some(&col_scales),
+                bias: Some(DeviceFloats::F32(&bias)),
+                residual: Some(Matrix::new(DeviceFloats::F32(&residual), m, n)),
+                activation: Activation::Relu,
+                ..DeviceEpilogue::default()
+            };
+            // The simplest instance: any gives the same bits, as the tests above show.
+            let one = Igemm {
+                tile: by_name("64x64x128_any").unwrap(),
+                splits: 1,
+            };
+            device
+                .igemm(
+                    &stream,
+                    one,
+                    Matrix::new(&a.slice(b * batches.a..), m, k).with_stride(lda),
+                    Matrix::new(&w.slice(b * batches.w..), n, k).with_stride(ldw),
+                    Matrix::new(&mut want.slice_mut(b * output..), m, n).with_stride(ldc),
+                    &epilogue,
+                    None,
+                )
+                .unwrap();
+        }
+        let (found, want) = (
+            stream.clone_dtoh(&found).unwrap(),
+            stream.clone_dtoh(&want).unwrap(),
+        );
+        let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert!(
+            bits(&found) == bits(&want),
+            "case {case}: {igemm}, [{m}, {n}, {k}], {batches:?}"
+        );
+        // Outputs that overlap, and a slice that ends early.
+        let mut refused = |batches: Batches, expected: &str| {
+            let mut out = stream.alloc_zeros::<f32>(len).unwrap();
+            let error = device
+                .igemm_batched(
+                    &stream,
+                    igemm,
+                    &batches,
+                    Matrix::new(&a, m, k).with_stride(lda),
+                    Matrix::new(&w, n, k).with_stride(ldw),
+                    Matrix::new(&mut out, m, n).with_stride(ldc),
+                    &epilogue,
+                    Some(&mut workspace),
+                )
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(expected), "{error}; expected {expected}");
+        };
+        if count > 1 {
+            refused(
+                Batches {
+                    output: n - 1,
+                    ..batches
+                },
+                "batch stride",
+            );
+            refused(
+                Batches {
+                    output: output + 1,
+                    ..batches
+                },
+                "output has",
+            );
+            refused(
+                Batches {
+                    rows: m + 1,
+                    ..batches
+                },
+                "row scales",
+            );
+            if k > 0 {
+                refused(
+                    Batches {
+                        a: batches.a + 16,
+                        ..batches
+                    },
+                    "a has",
+                );
+            }
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The epilogue on the device: [`crate::epilogue`] with its parts in device memory, and `cuda/epilogue.cu`.
 
+use super::batches::Batches;
 use super::launch::{narrow, Geometry, PreparedLaunch, MAX_GRID_Y};
 use super::matrix::{aligned, check_vector, Matrix};
 use super::module::Device;
@@ -65,6 +66,14 @@ impl<'a> DeviceFloats<'a> {
                 (params::IMMA_TYPE_BF16, held, 2)
             }
         })
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            DeviceFloats::F32(s) => s.len(),
+            DeviceFloats::F16(s) => s.len(),
+            DeviceFloats::BF16(s) => s.len(),
+        }
     }
 
     fn check_vector(&self, what: &'static str, device: &Device, expected: usize) -> Result<()> {
@@ -140,19 +149,40 @@ fn type_code(dtype: DType) -> u32 {
 
 impl<'a> DeviceEpilogue<'a> {
     /// Checks every part against an output of that shape and type.
-    fn check(&self, device: &Device, [m, n]: [usize; 2], output: DType) -> Result<()> {
-        let one_or = |len: usize, all: usize| if len == 1 { 1 } else { all };
+    fn check(
+        &self,
+        device: &Device,
+        [m, n]: [usize; 2],
+        output: DType,
+        batches: &Batches,
+    ) -> Result<()> {
+        // One for all: of every product, so that nothing lies between them.
+        let one_or = |len: usize, all: usize, stride: usize| match len {
+            1 if stride == 0 || batches.count == 1 => Ok(1),
+            _ => batches.span(all, stride),
+        };
+        let (rows, cols) = (batches.rows, batches.cols);
         if let Some(scales) = self.row_scales {
-            check_vector("row scales", device, scales, one_or(scales.len(), m))?;
+            check_vector("row scales", device, scales, one_or(scales.len(), m, rows)?)?;
         }
         if let Some(scales) = self.col_scales {
-            check_vector("column scales", device, scales, one_or(scales.len(), n))?;
+            check_vector(
+                "column scales",
+                device,
+                scales,
+                one_or(scales.len(), n, cols)?,
+            )?;
         }
         if let Some(zeros) = self.row_zero_points {
-            check_vector("row zero points", device, zeros, one_or(zeros.len(), m))?;
+            check_vector(
+                "row zero points",
+                device,
+                zeros,
+                one_or(zeros.len(), m, rows)?,
+            )?;
         }
         if let Some(sums) = self.col_sums {
-            check_vector("column sums", device, sums, n)?;
+            check_vector("column sums", device, sums, batches.span(n, cols)?)?;
         }
         if self.row_zero_points.is_some() != self.col_sums.is_some() {
             return Err(Error::Value {
@@ -162,7 +192,7 @@ impl<'a> DeviceEpilogue<'a> {
             });
         }
         if let Some(bias) = self.bias {
-            bias.check_vector("bias", device, n)?;
+            bias.check_vector("bias", device, batches.span(n, cols)?)?;
         }
         if let Some(residual) = &self.residual {
             if (residual.rows, residual.cols) != (m, n) {
@@ -174,6 +204,7 @@ impl<'a> DeviceEpilogue<'a> {
                 });
             }
             residual.data.check_matrix(residual, device)?;
+            batches.check("residual", residual, batches.residual, residual.data.len())?;
         }
         let refuse = |what, expected| {
             Err(Error::Epilogue {
@@ -213,9 +244,22 @@ impl<'a> DeviceEpilogue<'a> {
         stream: &'a CudaStream,
         output: &'a mut Matrix<&mut impl DevicePtrMut<O>>,
     ) -> Result<Prepared<'a>> {
+        self.prepare_batches(device, stream, output, &Batches::ONE)
+    }
+
+    /// The same for several products.
+    pub(super) fn prepare_batches<O: OutputElement>(
+        &self,
+        device: &Device,
+        stream: &'a CudaStream,
+        output: &'a mut Matrix<&mut impl DevicePtrMut<O>>,
+        batches: &Batches,
+    ) -> Result<Prepared<'a>> {
         let (m, n) = (output.rows, output.cols);
         output.check("output", device, &*output.data)?;
-        self.check(device, [m, n], O::DTYPE)?;
+        batches.check("output", output, batches.output, output.data.len())?;
+        batches.check_apart(output)?;
+        self.check(device, [m, n], O::DTYPE, batches)?;
         let bytes = size_of::<O>() as u64;
         let stride = output.stride as u64;
         let (target, guard) = output.data.device_ptr_mut(stream);
@@ -223,12 +267,23 @@ impl<'a> DeviceEpilogue<'a> {
         let mut guards = vec![guard];
         let mut vectors = 0;
         // Groups of four columns are one access where rows start at a multiple of it.
-        let mut vector = |flag: u32, address: u64, stride: u64, bytes: u64| {
-            if address.is_multiple_of(4 * bytes) && stride.is_multiple_of(4) {
+        let mut vector = |flag: u32, address: u64, strides: [u64; 2], bytes: u64| {
+            if address.is_multiple_of(4 * bytes) && strides.iter().all(|s| s.is_multiple_of(4)) {
                 vectors |= flag;
             }
         };
-        vector(params::IMMA_VECTOR_OUTPUT, target, stride, bytes);
+        let [output_batch, residual_batch, col_batch] =
+            [batches.output, batches.residual, batches.cols].map(|s| s as u64);
+        // Kernels count these in 32 bits.
+        let step32 = |what, len, stride| {
+            narrow(what, batches.span(len, stride)?).and_then(|_| narrow(what, stride))
+        };
+        vector(
+            params::IMMA_VECTOR_OUTPUT,
+            target,
+            [stride, output_batch],
+            bytes,
+        );
         let mut pointer = |held: Option<Held<'a>>| -> u64 {
             held.map_or(0, |(address, guard)| {
                 guards.push(guard);
@@ -253,12 +308,17 @@ impl<'a> DeviceEpilogue<'a> {
         let col_scales = pointer(f32s("column scales", self.col_scales)?);
         let row_zeros = pointer(i32s("row zero points", self.row_zero_points)?);
         let col_sums = pointer(i32s("column sums", self.col_sums)?);
-        vector(params::IMMA_VECTOR_COL_SCALES, col_scales, 0, 4);
+        vector(
+            params::IMMA_VECTOR_COL_SCALES,
+            col_scales,
+            [0, col_batch],
+            4,
+        );
         let (mut bias_type, mut bias) = (0, 0);
         if let Some(floats) = &self.bias {
             let (code, held, bytes) = floats.hold("bias", stream)?;
             (bias_type, bias) = (code, pointer(Some(held)));
-            vector(params::IMMA_VECTOR_BIAS, bias, 0, bytes);
+            vector(params::IMMA_VECTOR_BIAS, bias, [0, col_batch], bytes);
         }
         let (mut residual_type, mut residual, mut residual_stride) = (0, 0, 0);
         if let Some(matrix) = &self.residual {
@@ -268,7 +328,7 @@ impl<'a> DeviceEpilogue<'a> {
             vector(
                 params::IMMA_VECTOR_RESIDUAL,
                 residual,
-                residual_stride,
+                [residual_stride, residual_batch],
                 bytes,
             );
         }
@@ -283,10 +343,10 @@ impl<'a> DeviceEpilogue<'a> {
             col_sums: col_sums as *const _,
             output_stride: stride,
             residual_stride,
-            output_batch: 0,
-            residual_batch: 0,
-            row_batch: 0,
-            col_batch: 0,
+            output_batch,
+            residual_batch,
+            row_batch: step32("rows of a batch", m, batches.rows)?,
+            col_batch: step32("columns of a batch", n, batches.cols)?,
             rows: narrow("rows", m)?,
             cols: narrow("columns", n)?,
             row_step: step(self.row_scales.map(|s| s.len())),
@@ -341,10 +401,11 @@ impl Device {
         let prepared = epilogue.prepare(self, stream, &mut output)?;
         let stride = sums.stride as u64;
         // SAFETY: sums, output and every part were checked against the shape; the guards live here.
-        unsafe { self.finish(stream, source, stride, 1, 0, prepared.params) }
+        unsafe { self.finish(stream, source, stride, 1, 0, 1, prepared.params) }
     }
 
-    /// Enqueues the epilogue over `splits` matrices of sums, `split_stride` elements apart.
+    /// Enqueues the epilogue over `splits` matrices of sums, `split_stride` elements apart; the next product's come right
+    /// after the last of them.
     ///
     /// # Safety
     /// All that the parameters point to is valid for the shape and lives until the stream is past this launch.
@@ -355,6 +416,7 @@ impl Device {
         stride: u64,
         splits: u32,
         split_stride: u64,
+        batches: u32,
         epilogue: EpilogueParams,
     ) -> Result<()> {
         let (rows, cols) = (u64::from(epilogue.rows), u64::from(epilogue.cols));
@@ -377,12 +439,13 @@ impl Device {
             sums: sums as *const _,
             stride,
             split_stride,
-            batch_stride: 0,
+            batch_stride: u64::from(splits) * split_stride,
             splits,
             vector: vector.into(),
             epilogue,
         };
         let launch = PreparedLaunch::new(self, stream, "epilogue_i32", geometry, params)?;
+        let launch = launch.with_depth(batches)?;
         // SAFETY: the caller's.
         unsafe { launch.enqueue() }
     }

@@ -90,6 +90,19 @@ impl<'a, P: DeviceRepr> PreparedLaunch<'a, P> {
         })
     }
 
+    /// The same with so many blocks in the third direction.
+    pub fn with_depth(mut self, depth: u32) -> Result<Self> {
+        if !(1..=MAX_GRID_Y).contains(&u64::from(depth)) {
+            return Err(Error::Value {
+                what: "the batch",
+                found: depth.to_string(),
+                expected: format!("1..={MAX_GRID_Y} products"),
+            });
+        }
+        self.config.grid_dim.2 = depth;
+        Ok(self)
+    }
+
     /// Enqueues it.
     ///
     /// # Safety

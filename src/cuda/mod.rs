@@ -16,6 +16,8 @@ mod autotune;
 #[cfg(feature = "cuda")]
 mod backend;
 #[cfg(feature = "cuda")]
+mod batches;
+#[cfg(feature = "cuda")]
 mod choice_cache;
 #[cfg(feature = "cuda")]
 mod choose;
@@ -81,6 +83,7 @@ mod workspace;
 pub use cudarc;
 #[cfg(feature = "cuda")]
 pub use {
+    batches::Batches,
     choice_cache::{CacheKey, ChoiceCache},
     dequantize::{Dequantize, Integer},
     device::Properties,

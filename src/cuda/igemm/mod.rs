@@ -11,6 +11,7 @@ pub(super) use choose::candidates;
 pub use choose::{choose, Choice, Limits};
 pub use tile::{by_name, Tile, TILES};
 
+use super::batches::Batches;
 use super::epilogue::{DeviceEpilogue, OutputElement};
 use super::launch::{narrow, Geometry, PreparedLaunch};
 use super::matrix::Matrix;
@@ -135,12 +136,53 @@ impl Device {
         self.igemm_in(stream, igemm, a, w, output, epilogue, view.as_mut())
     }
 
+    /// [`igemm`](Self::igemm) for several products of one shape at equal distances, in the same launches: `a`, `w`, `output`
+    /// and the parts of the epilogue are those of the first. The slices reach to the end of the last.
+    ///
+    /// `workspace` holds at least [`Igemm::workspace`] elements for each product.
+    ///
+    /// # Errors
+    /// As [`igemm`](Self::igemm); [`Error::Length`] for a slice that the last product leaves, [`Error::Value`] for outputs that
+    /// overlap or more products times splits than 65,535.
+    #[allow(clippy::too_many_arguments)]
+    pub fn igemm_batched<O: OutputElement>(
+        &self,
+        stream: &CudaStream,
+        igemm: Igemm,
+        batches: &Batches,
+        a: Matrix<&impl DevicePtr<i8>>,
+        w: Matrix<&impl DevicePtr<i8>>,
+        output: Matrix<&mut impl DevicePtrMut<O>>,
+        epilogue: &DeviceEpilogue<'_>,
+        workspace: Option<&mut CudaSlice<i32>>,
+    ) -> Result<()> {
+        let mut view = workspace.map(|w| w.as_view_mut());
+        let workspace = view.as_mut();
+        self.igemm_all(stream, igemm, batches, a, w, output, epilogue, workspace)
+    }
+
     /// The same with a part of a slice as workspace.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn igemm_in<O: OutputElement>(
         &self,
         stream: &CudaStream,
         igemm: Igemm,
+        a: Matrix<&impl DevicePtr<i8>>,
+        w: Matrix<&impl DevicePtr<i8>>,
+        output: Matrix<&mut impl DevicePtrMut<O>>,
+        epilogue: &DeviceEpilogue<'_>,
+        workspace: Option<&mut CudaViewMut<'_, i32>>,
+    ) -> Result<()> {
+        let one = &Batches::ONE;
+        self.igemm_all(stream, igemm, one, a, w, output, epilogue, workspace)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn igemm_all<O: OutputElement>(
+        &self,
+        stream: &CudaStream,
+        igemm: Igemm,
+        batches: &Batches,
         a: Matrix<&impl DevicePtr<i8>>,
         w: Matrix<&impl DevicePtr<i8>>,
         mut output: Matrix<&mut impl DevicePtrMut<O>>,
@@ -151,6 +193,8 @@ impl Device {
         let (m, n, k) = (a.rows, w.rows, a.cols);
         a.check("a", self, a.data)?;
         w.check("w", self, w.data)?;
+        batches.check("a", &a, batches.a, a.data.len())?;
+        batches.check("w", &w, batches.w, w.data.len())?;
         if w.cols != k {
             return Err(Error::ShapeMismatch {
                 op: "igemm",
@@ -178,7 +222,7 @@ impl Device {
                 operands,
             });
         }
-        let needed = igemm.workspace(m, n);
+        let needed = batches.count.saturating_mul(igemm.workspace(m, n));
         let found = workspace.as_ref().map_or(0, |w| w.len());
         if splits == 0 || found < needed {
             return Err(Error::Value {
@@ -191,10 +235,13 @@ impl Device {
         let (w_address, _w) = w.data.device_ptr(stream);
         if tile.aligned {
             // The stride of a single row is never used.
-            let fits = |address: u64, rows: usize, stride: usize| {
-                address.is_multiple_of(16) && (rows <= 1 || stride.is_multiple_of(16))
+            let fits = |address: u64, rows: usize, stride: usize, batch: usize| {
+                address.is_multiple_of(16)
+                    && (rows <= 1 || stride.is_multiple_of(16))
+                    && (batches.count <= 1 || batch.is_multiple_of(16))
             };
-            if !fits(a_address, m, a.stride) || !fits(w_address, n, w.stride) {
+            if !fits(a_address, m, a.stride, batches.a) || !fits(w_address, n, w.stride, batches.w)
+            {
                 return Err(Error::Value {
                     what: "alignment",
                     found: format!(
@@ -208,8 +255,8 @@ impl Device {
                 });
             }
         }
-        let prepared = epilogue.prepare(self, stream, &mut output)?;
-        if m == 0 || n == 0 {
+        let prepared = epilogue.prepare_batches(self, stream, &mut output, batches)?;
+        if m == 0 || n == 0 || batches.count == 0 {
             return Ok(());
         }
         let mut workspace = workspace.map(|w| w.device_ptr_mut(stream));
@@ -220,7 +267,10 @@ impl Device {
         let k_split = k.div_ceil(tile.k).div_ceil(splits).max(1) * tile.k;
         let (tiles_m, tiles_n) = (m.div_ceil(tile.m), n.div_ceil(tile.n));
         let geometry = Geometry {
-            grid: (tiles_m as u64 * tiles_n as u64, splits as u64),
+            grid: (
+                tiles_m as u64 * tiles_n as u64,
+                splits as u64 * batches.count as u64,
+            ),
             block: (32 * tile.warps as u32, 1),
             dynamic_shared: tile.shared() as u32,
         };
@@ -230,8 +280,8 @@ impl Device {
             partial: partial as *mut _,
             a_stride: a.stride as u64,
             w_stride: w.stride as u64,
-            a_batch: 0,
-            w_batch: 0,
+            a_batch: batches.a as u64,
+            w_batch: batches.w as u64,
             k: narrow("k", k)?,
             k_split: narrow("k of a split", k_split)?,
             splits: narrow("splits", splits)?,
@@ -253,6 +303,7 @@ impl Device {
                     n as u64,
                     splits as u32,
                     (m * n) as u64,
+                    narrow("the batch", batches.count)?,
                     prepared.params,
                 )?;
             }
