@@ -221,6 +221,21 @@ struct IgemmParams {
     struct EpilogueParams epilogue;
 };
 
+/* igemm_sm90_*: a [rows, k] x w [cols, k]^T through two tensor maps. The tall operand takes the 64-row side of wgmma. */
+struct IgemmSm90Params {
+    int *sums;             /* splits > 1: [rows, cols], zeros before and after */
+    unsigned int *arrived; /* splits > 1: counters of tiles, zeros before and after */
+    unsigned int k;
+    unsigned int k_split; /* k of a split: a multiple of 128; every split has some */
+    unsigned int splits;
+    unsigned int items;      /* tiles_tall * tiles_wide * splits */
+    unsigned int tiles_tall; /* in tiles of a cluster */
+    unsigned int tiles_wide;
+    unsigned int group; /* tiles along the tall side that are walked together, for the sake of L2 */
+    unsigned int weights_ready; /* whether w may be read while the kernel before still runs */
+    struct EpilogueParams epilogue;
+};
+
 /* peak_mma_s8: how fast the tensor cores are when nothing else is in the way. */
 #define IMMA_PEAK_THREADS 256
 #define IMMA_PEAK_CHAINS 8 /* accumulators a warp */
@@ -237,6 +252,7 @@ static_assert(sizeof(PeakParams) == 24, "layout");
 static_assert(sizeof(EpilogueParams) == 144 && offsetof(EpilogueParams, row_batch) == 88, "layout");
 static_assert(sizeof(FinishParams) == 184 && offsetof(FinishParams, epilogue) == 40, "layout");
 static_assert(sizeof(IgemmParams) == 224 && offsetof(IgemmParams, epilogue) == 80, "layout");
+static_assert(offsetof(IgemmSm90Params, epilogue) == 48, "layout");
 static_assert(sizeof(QuantizeRowsParams) == 72 && offsetof(QuantizeRowsParams, rows) == 56, "layout");
 static_assert(sizeof(QuantizeColsParams) == 72 && offsetof(QuantizeColsParams, rows) == 56, "layout");
 static_assert(sizeof(QuantizeStaticParams) == 64 && offsetof(QuantizeStaticParams, rows) == 48, "layout");

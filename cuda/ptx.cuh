@@ -26,6 +26,13 @@ __device__ __forceinline__ uint16_t cvt_rn_bf16_f32(float x) {
     return y;
 }
 
+// griddepcontrol.launch_dependents: a kernel that waits for this one's end itself may start; nothing before 9.0.
+__device__ __forceinline__ void griddepcontrol_launch_dependents() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // The address of shared memory as the instructions below take it.
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
 

@@ -107,8 +107,10 @@ __device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p) {
 
 }  // namespace imma
 
+// The GEMM that follows may set up its ring meanwhile; it waits for the end of this before it reads anything.
 #define ENTRY(name, T, Rule)                                                                           \
     extern "C" __global__ void __launch_bounds__(IMMA_ROWS_MAX_THREADS) name(const QuantizeRowsParams p) { \
+        imma::ptx::griddepcontrol_launch_dependents();                                                  \
         imma::quantize_rows<imma::T, imma::Rule>(p);                                                    \
     }
 ENTRY(quantize_rows_f32, F32, NearestEven)

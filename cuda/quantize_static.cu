@@ -41,8 +41,10 @@ __device__ __forceinline__ void quantize_static(const QuantizeStaticParams& p) {
 
 }  // namespace imma
 
+// The GEMM that follows may set up its ring meanwhile; it waits for the end of this before it reads anything.
 #define ENTRY(name, T, Rule)                                                                              \
     extern "C" __global__ void __launch_bounds__(IMMA_FLAT_THREADS) name(const QuantizeStaticParams p) { \
+        imma::ptx::griddepcontrol_launch_dependents();                                                     \
         imma::quantize_static<imma::T, imma::Rule>(p);                                                     \
     }
 ENTRY(quantize_static_f32, F32, NearestEven)

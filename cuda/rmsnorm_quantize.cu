@@ -149,8 +149,10 @@ __device__ __forceinline__ void rmsnorm_quantize(const RmsnormQuantizeParams& p)
 
 }  // namespace imma
 
+// The GEMM that follows may set up its ring meanwhile; it waits for the end of this before it reads anything of it.
 #define ENTRY(name, T, ADD)                                                                                \
     extern "C" __global__ void __launch_bounds__(IMMA_ROWS_MAX_THREADS) name(const RmsnormQuantizeParams p) { \
+        imma::ptx::griddepcontrol_launch_dependents();                                                      \
         imma::rmsnorm_quantize<imma::T, ADD>(p);                                                            \
     }
 ENTRY(rmsnorm_quantize_f32, F32, false)

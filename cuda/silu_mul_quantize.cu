@@ -87,8 +87,10 @@ __device__ __forceinline__ void silu_mul_quantize(const SiluMulQuantizeParams& p
 
 }  // namespace imma
 
+// The GEMM that follows may set up its ring meanwhile; it waits for the end of this before it reads anything of it.
 #define ENTRY(name, T)                                                                                     \
     extern "C" __global__ void __launch_bounds__(IMMA_SILU_MAX_THREADS) name(const SiluMulQuantizeParams p) { \
+        imma::ptx::griddepcontrol_launch_dependents();                                                      \
         imma::silu_mul_quantize<imma::T>(p);                                                                \
     }
 ENTRY(silu_mul_quantize_f32, F32)

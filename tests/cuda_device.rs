@@ -9,7 +9,7 @@ use imma::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureM
 use imma::cuda::cudarc::driver::{CudaSlice, CudaStream};
 use imma::cuda::{
     Algorithm, ChoiceCache, Device, DeviceElement, DeviceLhs, DeviceOutput, DeviceWeights, Igemm,
-    Input, Matrix, Operands, Plan, Spec, WeightOrder, TILES,
+    Input, Matrix, Operands, Plan, Spec, WeightOrder, TILES, TILES90,
 };
 use imma::{
     matmul_true_int8, matmul_true_int8_on, q_matmul_int8_as, q_matmul_int8_as_on, quant_int8,
@@ -249,6 +249,12 @@ fn algorithms(spec: &Spec) -> Vec<Algorithm> {
             all.push(Algorithm::Igemm(Igemm { tile, splits }));
         }
     }
+    // On devices that have them, of operands that TMA reads.
+    let names90 = TILES90
+        .iter()
+        .flat_map(|tile| ["", "/2"].map(|s| format!("igemm90:{}{s}", tile.name)));
+    let tiles90 = names90.map(|name| name.parse().unwrap());
+    all.extend(tiles90.filter(|a| plan(a).is_ok()));
     all
 }
 

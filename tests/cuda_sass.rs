@@ -119,6 +119,10 @@ fn kernels_spill_nothing_and_access_16_bytes() {
                 }
                 continue;
             }
+            if name.starts_with("igemm_sm90") {
+                check_hopper(&name, &opcodes, &mut wrong);
+                continue;
+            }
             if name.starts_with("peak_") {
                 let count = opcodes.iter().filter(|op| op.starts_with("IMMA")).count();
                 if count != 8 {
@@ -141,16 +145,73 @@ fn kernels_spill_nothing_and_access_16_bytes() {
         }
     }
     check_tiles(&program, &mut wrong);
+    check_tiles90(&program, &mut wrong);
     println!("{checked} kernels disassembled");
     assert!(checked > 0 && wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Registers and shared memory of each GEMM instance against what its tile says, so that the blocks it is meant for fit.
-fn check_tiles(program: &Path, wrong: &mut Vec<String>) {
-    let Some(image) = imma::cuda::images().iter().find(|i| i.name == "igemm_sm80") else {
-        return wrong.push("no image igemm_sm80".into());
+/// wgmma in one unbroken pipeline: where ptxas serialises, it waits after every one or injects arrivals (its messages C7510,
+/// C7515, C7519), and where it ignores `setmaxnreg` (C7508) the instruction is gone.
+fn check_hopper(name: &str, opcodes: &[String], wrong: &mut Vec<String>) {
+    let tile = name
+        .strip_prefix("igemm_sm90_")
+        .and_then(imma::cuda::by_name90);
+    let Some(tile) = tile else {
+        return wrong.push(format!("{name}: no such tile"));
     };
-    let file = std::env::temp_dir().join(format!("imma-usage-{}.fatbin", std::process::id()));
+    let count = |prefix: &str| opcodes.iter().filter(|op| op.starts_with(prefix)).count();
+    // Four steps of 32 bytes of K for each 64 rows that a consumer has, in one loop.
+    let blocks = tile.tall / 64 / if tile.pingpong { 1 } else { 2 };
+    let shape = format!("IGMMA.64x{}x32.S8.S8", tile.wide);
+    for (what, expected) in [
+        (shape.as_str(), 4 * blocks),
+        ("IGMMA", 4 * blocks),
+        ("WARPGROUP.ARRIVE", 1),
+        // One in the loop, one behind it.
+        ("WARPGROUP.DEPBAR", 2),
+        ("USETMAXREG", 2),
+    ] {
+        if count(what) != expected {
+            wrong.push(format!(
+                "{name}: {} {what}, expected {expected}",
+                count(what)
+            ));
+        }
+    }
+    // From the first to the last wgmma of a stage, nothing but arithmetic on descriptors.
+    let of = |op: &String| op.starts_with("IGMMA");
+    let (first, last) = (opcodes.iter().position(of), opcodes.iter().rposition(of));
+    if let (Some(first), Some(last)) = (first, last) {
+        let between = &opcodes[first..last];
+        let moved = between.iter().filter(|op| {
+            ["LD", "ST", "BAR", "BRA", "SYNCS"]
+                .iter()
+                .any(|prefix| op.starts_with(prefix))
+        });
+        let moved: Vec<_> = moved.collect();
+        if !moved.is_empty() {
+            wrong.push(format!("{name}: between the wgmma of a stage: {moved:?}"));
+        }
+    }
+    for (what, least) in [("UTMALDG.2D", 2), ("SYNCS.PHASECHK", 2), ("UTMACCTL", 2)] {
+        if count(what) < least {
+            wrong.push(format!("{name}: {} {what}, expected {least}", count(what)));
+        }
+    }
+    let multicast = opcodes.iter().any(|op| op.contains("MULTICAST"));
+    if multicast != (tile.cluster > 1) {
+        wrong.push(format!("{name}: multicast: {multicast}"));
+    }
+}
+
+/// Registers and bytes of stack of each kernel of an image, by name.
+fn usage(program: &Path, image: &str) -> BTreeMap<String, (usize, usize)> {
+    let found = imma::cuda::images().iter().find(|i| i.name == image);
+    let Some(image) = found else {
+        return BTreeMap::new();
+    };
+    let file =
+        std::env::temp_dir().join(format!("imma-{}-{}.fatbin", image.name, std::process::id()));
     std::fs::write(&file, image.bytes).unwrap();
     let output = Command::new(program)
         .arg("-res-usage")
@@ -160,8 +221,8 @@ fn check_tiles(program: &Path, wrong: &mut Vec<String>) {
     let _ = std::fs::remove_file(&file);
     let text = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
-    // ` Function igemm_sm80_16x64x128:` and then ` REG:108 STACK:0 SHARED:0 LOCAL:0 ...`
-    let (mut name, mut seen) = (String::new(), 0);
+    // ` Function igemm_sm80_16x64x128:` and then ` REG:108 STACK:0 SHARED:0 LOCAL:0 ...`, for each architecture
+    let (mut name, mut most) = (String::new(), BTreeMap::new());
     for line in text.lines().map(str::trim) {
         if let Some(function) = line.strip_prefix("Function ") {
             name = function.trim_end_matches(':').to_owned();
@@ -170,9 +231,21 @@ fn check_tiles(program: &Path, wrong: &mut Vec<String>) {
             let of = line.split_whitespace().find_map(|w| w.strip_prefix(key))?;
             of.parse().ok()
         };
-        let (Some(registers), Some(stack)) = (field("REG:"), field("STACK:")) else {
-            continue;
-        };
+        if let (Some(registers), Some(stack)) = (field("REG:"), field("STACK:")) {
+            let (r, s) = most.entry(name.clone()).or_insert((0, 0));
+            (*r, *s) = (registers.max(*r), stack.max(*s));
+        }
+    }
+    most
+}
+
+/// Registers and shared memory of each GEMM instance against what its tile says, so that the blocks it is meant for fit.
+fn check_tiles(program: &Path, wrong: &mut Vec<String>) {
+    let used = usage(program, "igemm_sm80");
+    if used.is_empty() {
+        wrong.push("no resource usage of igemm_sm80 seen".into());
+    }
+    for (name, (registers, stack)) in used {
         let tile = name
             .strip_prefix("igemm_sm80_")
             .and_then(imma::cuda::by_name);
@@ -180,12 +253,13 @@ fn check_tiles(program: &Path, wrong: &mut Vec<String>) {
             wrong.push(format!("{name}: no such tile"));
             continue;
         };
-        seen += 1;
         let held = registers.next_multiple_of(8) * 32 * tile.warps * tile.blocks;
         // A block takes 1 KiB of shared memory for itself; sm_80 has 164 KiB a multiprocessor.
         let shared = (tile.shared() + 1024) * tile.blocks;
         if registers > tile.registers || held > 65_536 || stack > 0 || shared > 164 << 10 {
-            wrong.push(format!("{name}: {line} does not fit {tile:?}"));
+            wrong.push(format!(
+                "{name}: {registers} registers, {stack} bytes of stack do not fit {tile:?}"
+            ));
         }
         if tile.shared() > 99 << 10 {
             wrong.push(format!(
@@ -193,7 +267,45 @@ fn check_tiles(program: &Path, wrong: &mut Vec<String>) {
             ));
         }
     }
-    if seen == 0 {
-        wrong.push(format!("no resource usage seen: {text}"));
+}
+
+/// The table of cuda/README.md is what the Hopper instances are and take.
+fn check_tiles90(program: &Path, wrong: &mut Vec<String>) {
+    let used = usage(program, "igemm_sm90");
+    if used.is_empty() {
+        return println!("not run: no igemm_sm90 in this build");
+    }
+    let readme = include_str!("../cuda/README.md");
+    for tile in imma::cuda::TILES90 {
+        let Some((registers, stack)) = used.get(&format!("igemm_sm90_{}", tile.name)) else {
+            wrong.push(format!("{}: no such entry", tile.name));
+            continue;
+        };
+        let side = if tile.swapped { "weights" } else { "rows" };
+        let turns = if tile.pingpong {
+            "in turn"
+        } else {
+            "half each"
+        };
+        let row = format!(
+            "| `{}` | {} {side} x {} | {turns} | {} | {} x {} | {} | {registers} |",
+            tile.name,
+            tile.tall,
+            tile.wide,
+            tile.cluster,
+            tile.stages,
+            (tile.tall + tile.wide) * 128,
+            tile.shared(),
+        );
+        if !readme.contains(&row) {
+            wrong.push(format!("cuda/README.md lacks the row {row}"));
+        }
+        // 384 threads a block; 227 KiB of shared memory.
+        if *stack > 0 || registers * 384 > 65_536 || tile.shared() > 227 << 10 {
+            wrong.push(format!(
+                "{}: {registers} registers, {stack} bytes of stack",
+                tile.name
+            ));
+        }
     }
 }

@@ -3,6 +3,7 @@
 use super::choice_cache::{CacheKey, ChoiceCache};
 use super::choose::{choose, Choice, Multiplier};
 use super::igemm::{self, Igemm, Limits};
+use super::igemm90::candidates90;
 use super::launch::driver;
 use super::matrix::Matrix;
 use super::module::Device;
@@ -26,7 +27,8 @@ const TILES: usize = 6;
 
 /// The choice for a product: from the cache where its answer still holds, else measured and written there.
 pub(super) fn choice(device: &Device, spec: &Spec) -> Result<Choice> {
-    let first = choose(spec, device.properties());
+    let has_igemm90 = device.has_igemm90().is_ok();
+    let first = choose(spec, device.properties(), has_igemm90);
     if spec.m == 0 || spec.n == 0 {
         return Ok(first);
     }
@@ -61,7 +63,8 @@ pub(super) fn choice(device: &Device, spec: &Spec) -> Result<Choice> {
         known.map(|(algorithm, us)| (algorithm.clone(), us))
     };
     if let Some((algorithm, us)) = known {
-        let asked = choose(&spec.clone().with_algorithm(algorithm), properties);
+        let asked = spec.clone().with_algorithm(algorithm);
+        let asked = choose(&asked, properties, has_igemm90);
         let choice = Choice {
             why: format!("measured earlier: {us:.2} us"),
             ..asked
@@ -98,16 +101,25 @@ pub(super) fn choice(device: &Device, spec: &Spec) -> Result<Choice> {
 fn candidates(device: &Device, spec: &Spec) -> Result<Vec<Multiplier>> {
     let mut all = Vec::new();
     let properties = device.properties();
-    if matches!(choose(spec, properties).multiplier, Multiplier::Igemm(_)) {
-        let limits = Limits::from(properties);
-        let tiles = igemm::candidates(spec.m, spec.n, spec.k, spec.aligned(), limits);
-        all.extend(tiles.iter().take(TILES).map(|choice| {
-            Multiplier::Igemm(Igemm {
-                tile: choice.tile,
-                splits: choice.splits,
-            })
-        }));
-    }
+    let limits = Limits::from(properties);
+    let tiles = igemm::candidates(spec.m, spec.n, spec.k, spec.aligned(), limits);
+    let tiles = tiles.iter().take(TILES).map(|choice| {
+        Multiplier::Igemm(Igemm {
+            tile: choice.tile,
+            splits: choice.splits,
+        })
+    });
+    let tiles90 = candidates90(spec.m, spec.n, spec.k, properties);
+    let tiles90 = tiles90.iter().take(TILES);
+    let tiles90 = tiles90.map(|choice| Multiplier::Igemm90(choice.igemm));
+    // Those that this device, this build and these operands allow.
+    all.extend(tiles90.chain(tiles).filter(|multiplier| {
+        let choice = Choice {
+            multiplier: *multiplier,
+            why: String::new(),
+        };
+        Plan::with_choice(device, spec.clone(), choice).is_ok()
+    }));
     let library = Choice {
         multiplier: Multiplier::CublasLt(0),
         why: String::new(),

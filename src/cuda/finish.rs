@@ -2,13 +2,14 @@
 
 use super::epilogue::{DeviceEpilogue, DeviceFloats};
 use super::igemm::Igemm;
+use super::igemm90::{Igemm90, TensorMaps};
 use super::matrix::Matrix;
 use super::module::Device;
 use super::operand::{DeviceFloatView, DeviceOutput};
 use super::weights::DeviceWeights;
 use crate::activation::Activation;
 use crate::error::Result;
-use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr};
+use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut};
 use std::sync::Arc;
 
 /// Checked operands of an epilogue.
@@ -24,6 +25,13 @@ pub(super) struct Finish<'a> {
     pub activation: Activation,
     pub residual: Option<Matrix<DeviceFloatView<'a>>>,
     pub out_scale: Option<f32>,
+}
+
+/// Which GEMM.
+pub(super) enum Product<'a> {
+    Sm80(Igemm),
+    /// Its workspace must be zero.
+    Sm90(Igemm90, &'a TensorMaps),
 }
 
 /// Calls `$call` with the output as a matrix of its own type.
@@ -69,15 +77,21 @@ impl Finish<'_> {
         &self,
         device: &Device,
         stream: &Arc<CudaStream>,
-        igemm: Igemm,
+        by: Product<'_>,
         a: Matrix<&CudaView<'_, i8>>,
         w: Matrix<&CudaView<'_, i8>>,
         mut out: Matrix<DeviceOutput<'_>>,
         workspace: Option<&mut CudaViewMut<'_, i32>>,
     ) -> Result<()> {
-        self.epilogue(|epilogue| {
-            typed!(out, |matrix| device
-                .igemm_in(stream, igemm, a, w, matrix, epilogue, workspace))
+        self.epilogue(|epilogue| match by {
+            Product::Sm80(igemm) => typed!(out, |matrix| device
+                .igemm_in(stream, igemm, a, w, matrix, epilogue, workspace)),
+            Product::Sm90(igemm, maps) => {
+                let workspace = workspace.map(|w| w as &mut dyn DevicePtrMut<i32>);
+                typed!(out, |matrix| device.igemm90(
+                    stream, igemm, maps, a, w, matrix, epilogue, workspace
+                ))
+            }
         })
     }
 

@@ -36,6 +36,8 @@ mod fused_silu_mul;
 #[cfg(feature = "cuda")]
 mod igemm;
 #[cfg(feature = "cuda")]
+mod igemm90;
+#[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
 mod linear;
@@ -84,6 +86,7 @@ pub use {
     device::Properties,
     epilogue::{DeviceEpilogue, DeviceFloats, OutputElement},
     igemm::{by_name, choose, Choice, Igemm, Limits, Tile, TILES},
+    igemm90::{by_name90, candidates90, choose90, Choice90, Igemm90, TensorMaps, Tile90, TILES90},
     linear::Int8Linear,
     matrix::Matrix,
     module::{images, Device, Image},

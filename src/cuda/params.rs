@@ -1,4 +1,4 @@
-// Made from cuda/params.h (FNV-1a 77fa405c77b49124) by bindgen; see cuda/README.md. Not to be edited.
+// Made from cuda/params.h (FNV-1a f66f3661bc50f960) by bindgen; see cuda/README.md. Not to be edited.
 
 pub const IMMA_VECTOR_BYTES: u32 = 16;
 pub const IMMA_ROWS_HELD: u32 = 4;
@@ -634,6 +634,61 @@ const _: () = {
     [
         "Offset of field: IgemmParams::epilogue",
     ][::core::mem::offset_of!(IgemmParams, epilogue) - 80usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct IgemmSm90Params {
+    pub sums: *mut ::core::ffi::c_int,
+    pub arrived: *mut ::core::ffi::c_uint,
+    pub k: ::core::ffi::c_uint,
+    pub k_split: ::core::ffi::c_uint,
+    pub splits: ::core::ffi::c_uint,
+    pub items: ::core::ffi::c_uint,
+    pub tiles_tall: ::core::ffi::c_uint,
+    pub tiles_wide: ::core::ffi::c_uint,
+    pub group: ::core::ffi::c_uint,
+    pub weights_ready: ::core::ffi::c_uint,
+    pub epilogue: EpilogueParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of IgemmSm90Params"][::core::mem::size_of::<IgemmSm90Params>() - 192usize];
+    [
+        "Alignment of IgemmSm90Params",
+    ][::core::mem::align_of::<IgemmSm90Params>() - 8usize];
+    [
+        "Offset of field: IgemmSm90Params::sums",
+    ][::core::mem::offset_of!(IgemmSm90Params, sums) - 0usize];
+    [
+        "Offset of field: IgemmSm90Params::arrived",
+    ][::core::mem::offset_of!(IgemmSm90Params, arrived) - 8usize];
+    [
+        "Offset of field: IgemmSm90Params::k",
+    ][::core::mem::offset_of!(IgemmSm90Params, k) - 16usize];
+    [
+        "Offset of field: IgemmSm90Params::k_split",
+    ][::core::mem::offset_of!(IgemmSm90Params, k_split) - 20usize];
+    [
+        "Offset of field: IgemmSm90Params::splits",
+    ][::core::mem::offset_of!(IgemmSm90Params, splits) - 24usize];
+    [
+        "Offset of field: IgemmSm90Params::items",
+    ][::core::mem::offset_of!(IgemmSm90Params, items) - 28usize];
+    [
+        "Offset of field: IgemmSm90Params::tiles_tall",
+    ][::core::mem::offset_of!(IgemmSm90Params, tiles_tall) - 32usize];
+    [
+        "Offset of field: IgemmSm90Params::tiles_wide",
+    ][::core::mem::offset_of!(IgemmSm90Params, tiles_wide) - 36usize];
+    [
+        "Offset of field: IgemmSm90Params::group",
+    ][::core::mem::offset_of!(IgemmSm90Params, group) - 40usize];
+    [
+        "Offset of field: IgemmSm90Params::weights_ready",
+    ][::core::mem::offset_of!(IgemmSm90Params, weights_ready) - 44usize];
+    [
+        "Offset of field: IgemmSm90Params::epilogue",
+    ][::core::mem::offset_of!(IgemmSm90Params, epilogue) - 48usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

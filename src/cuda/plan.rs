@@ -2,6 +2,7 @@
 
 use super::choose::{choose, Choice, Multiplier};
 use super::igemm::{Igemm, Limits};
+use super::igemm90::{Igemm90, TensorMaps};
 use super::launch::driver;
 use super::module::Device;
 use super::spec::{Algorithm, Input, Spec};
@@ -38,9 +39,27 @@ pub struct Plan {
 #[derive(Debug)]
 pub(super) enum Multiply {
     /// With the epilogue in the same kernel; `any` serves integers of the caller's that start at odd addresses.
-    Fused { igemm: Igemm, any: Igemm },
+    Fused { by: Fused, any: Igemm },
     /// Sums with rows of `ldc`, padding included, and the epilogue behind them.
     Sums { sums: Sums, ldc: usize },
+}
+
+/// Which of our GEMMs.
+#[derive(Debug)]
+pub(super) enum Fused {
+    Sm80(Igemm),
+    /// With what TMA knows of the operands, made by the first run.
+    Sm90(Igemm90, TensorMaps),
+}
+
+impl Fused {
+    /// int32 elements of workspace for an `[m, n]` product.
+    fn workspace(&self, m: usize, n: usize) -> usize {
+        match self {
+            Fused::Sm80(igemm) => igemm.workspace(m, n),
+            Fused::Sm90(igemm, _) => igemm.workspace(m, n),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -66,7 +85,7 @@ impl Plan {
         spec.check()?;
         let choice = match &spec.algorithm {
             Algorithm::Autotuned => super::autotune::choice(device, &spec)?,
-            _ => choose(&spec, device.properties()),
+            _ => choose(&spec, device.properties(), device.has_igemm90().is_ok()),
         };
         Self::with_choice(device, spec, choice)
     }
@@ -74,7 +93,7 @@ impl Plan {
     pub(super) fn with_choice(device: &Device, spec: Spec, choice: Choice) -> Result<Self> {
         let (m, n, k) = (spec.m, spec.n, spec.k);
         let kp = k.next_multiple_of(PAD);
-        let fused = matches!(choice.multiplier, Multiplier::Igemm(_));
+        let fused = !matches!(choice.multiplier, Multiplier::CublasLt(_));
         let (staged, lda) = match spec.input {
             Input::Float(..) => (Staging::Quantized, kp),
             // cuBLASLt wants multiples of four; our GEMM takes what there is.
@@ -87,6 +106,7 @@ impl Plan {
         };
         let (multiply, library) = match choice.multiplier {
             Multiplier::Igemm(igemm) => (fused_by(device, &spec, igemm)?, 0),
+            Multiplier::Igemm90(igemm) => (fused_by90(device, &spec, igemm)?, 0),
             Multiplier::CublasLt(candidate) => {
                 // The rows of zeros that the weights are padded with make columns that nobody reads.
                 let ldc = n.next_multiple_of(4);
@@ -123,8 +143,11 @@ impl Plan {
             only(per_row, [m, 4, 1])?,
             only(per_row && spec.zero_points(), [m, 4, 1])?,
             match &multiply {
-                Multiply::Fused { igemm, .. } if igemm.splits == 1 => 0,
-                Multiply::Fused { igemm, .. } => bytes([igemm.splits, bytes([m, n, 1])?, 4])?,
+                Multiply::Fused { by, any } => {
+                    // Whether the numbers below can be written at all.
+                    bytes([any.splits + 2, bytes([m, n, 1])?, 8])?;
+                    4 * by.workspace(m, n).max(any.workspace(m, n))
+                }
                 // Written to the result itself.
                 Multiply::Sums { ldc, .. } if spec.raw() && *ldc == n => 0,
                 Multiply::Sums { ldc, .. } => bytes([m, *ldc, 4])?,
@@ -165,7 +188,10 @@ impl Plan {
     /// The kernel that multiplies.
     pub fn kernel(&self) -> String {
         match &self.multiply {
-            Multiply::Fused { igemm, .. } => format!("igemm_sm80 {igemm}"),
+            Multiply::Fused { by, .. } => match by {
+                Fused::Sm80(igemm) => format!("igemm_sm80 {igemm}"),
+                Fused::Sm90(igemm, _) => format!("igemm_sm90 {igemm}"),
+            },
             Multiply::Sums { sums, .. } => sums.to_string(),
         }
     }
@@ -213,7 +239,12 @@ impl fmt::Display for Plan {
         }
         write!(f, "{}", self.kernel())?;
         match &self.multiply {
-            Multiply::Fused { igemm, .. } if igemm.splits == 1 => {}
+            Multiply::Fused {
+                by: Fused::Sm80(igemm),
+                ..
+            } if igemm.splits > 1 => f.write_str(", epilogue")?,
+            // The epilogue is in the kernel.
+            Multiply::Fused { .. } => {}
             Multiply::Sums { ldc, .. } if self.spec.raw() && ldc == n => {}
             _ => f.write_str(", epilogue")?,
         }
@@ -260,5 +291,31 @@ fn fused_by(device: &Device, spec: &Spec, igemm: Igemm) -> Result<Multiply> {
         tile
     };
     let any = Igemm { tile: any, ..igemm };
-    Ok(Multiply::Fused { igemm, any })
+    let by = Fused::Sm80(igemm);
+    Ok(Multiply::Fused { by, any })
+}
+
+/// Our GEMM of compute capability 9.0, where it can serve.
+fn fused_by90(device: &Device, spec: &Spec, igemm: Igemm90) -> Result<Multiply> {
+    device.has_igemm90()?;
+    if spec.k == 0 || !spec.aligned() {
+        return Err(Error::Unavailable {
+            what: "igemm_sm90",
+            found: format!("K = {} with {:?}", spec.k, spec.input),
+            expected: "K of at least 1 and row strides that are multiples of 16 bytes; other operands go to igemm_sm80".into(),
+        });
+    }
+    let igemm = Igemm90 {
+        // Quantising runs ahead of the product, and weights were complete before that started. Integers come from
+        // the caller: what ran ahead of them may have packed the weights.
+        weights_ready: matches!(spec.input, Input::Float(..)),
+        ..igemm
+    };
+    let limits = Limits::from(device.properties());
+    let any = Igemm {
+        tile: super::igemm::choose(spec.m, spec.n, spec.k, false, limits).tile,
+        splits: 1,
+    };
+    let by = Fused::Sm90(igemm, TensorMaps::default());
+    Ok(Multiply::Fused { by, any })
 }

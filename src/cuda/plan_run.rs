@@ -1,15 +1,15 @@
 //! One run of a plan: checks, then launches.
 
-use super::finish::Finish;
+use super::finish::{Finish, Product};
 use super::launch::{driver, same_context};
 use super::matrix::{check_vector, Matrix};
 use super::operand::{DeviceFloatView, DeviceLhs, DeviceOutput, Operands};
-use super::plan::{Multiply, Plan, Staging};
+use super::plan::{Fused, Multiply, Plan, Staging};
 use super::spec::Input;
 use super::weights::PAD;
 use super::workspace::part;
 use crate::element::DType;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gemm::ActivationQuant;
 use crate::rounding::Rounding;
 use cudarc::driver::{CudaStream, CudaView, CudaViewMut, DevicePtr};
@@ -22,9 +22,13 @@ impl Plan {
     /// written; the workspace's contents are of no use afterwards.
     ///
     /// # Errors
-    /// [`Error::ShapeMismatch`], [`Error::Length`] and [`Error::Value`] for operands that are not the plan's: other
-    /// shapes, types or strides, another context, a misaligned address, too small a workspace; [`Error::Cuda`] when
-    /// the driver or cuBLASLt refuses.
+    /// [`ShapeMismatch`], [`Length`] and [`Value`] for operands that are not the plan's: other shapes, types or strides,
+    /// another context, a misaligned address, too small a workspace; [`Cuda`] when the driver or cuBLASLt refuses.
+    ///
+    /// [`ShapeMismatch`]: crate::Error::ShapeMismatch
+    /// [`Length`]: crate::Error::Length
+    /// [`Value`]: crate::Error::Value
+    /// [`Cuda`]: crate::Error::Cuda
     pub fn run(
         &self,
         stream: &Arc<CudaStream>,
@@ -57,6 +61,19 @@ impl Plan {
         let (mut row_scales, mut rest) = rest.split_at_mut(self.parts.size(2));
         let (mut zero_points, mut rest) = rest.split_at_mut(self.parts.size(3));
         let (mut sums, mut library) = rest.split_at_mut(self.parts.size(4));
+        // Before the quantising kernel, so that nothing stands between that and the product.
+        if let Multiply::Fused {
+            by: Fused::Sm90(igemm, _),
+            ..
+        } = &self.multiply
+        {
+            let partial = part::<i32>(&mut sums, igemm.workspace(m, n));
+            if let Some(mut partial) = partial.filter(|p| !p.is_empty()) {
+                stream
+                    .memset_zeros(&mut partial)
+                    .map_err(driver("cuMemsetD8"))?;
+            }
+        }
         let mut staged = part::<i8>(
             &mut staged,
             m * self.lda * usize::from(self.staged != Staging::None),
@@ -137,18 +154,29 @@ impl Plan {
         };
         let (w, kp) = (weights.data.as_view(), weights.k_padded());
         match &self.multiply {
-            Multiply::Fused { igemm, any } => {
+            Multiply::Fused { by, any } => {
                 let (address, _guard) = integers.device_ptr(stream);
-                let igemm = if address.is_multiple_of(PAD as u64) {
-                    *igemm
-                } else {
-                    *any
-                };
+                let aligned = address.is_multiple_of(PAD as u64);
                 let k = self.spec.k;
                 let a = Matrix::new(&integers, m, k).with_stride(self.lda);
                 let w = Matrix::new(&w, n, k).with_stride(kp);
-                let mut partial = part::<i32>(&mut sums, igemm.workspace(m, n));
-                finish.product(device, stream, igemm, a, w, out, partial.as_mut())
+                match by {
+                    Fused::Sm90(igemm, maps) if aligned => {
+                        let mut partial = part::<i32>(&mut sums, igemm.workspace(m, n));
+                        let by = Product::Sm90(*igemm, maps);
+                        finish.product(device, stream, by, a, w, out, partial.as_mut())
+                    }
+                    Fused::Sm80(igemm) if aligned => {
+                        let mut partial = part::<i32>(&mut sums, igemm.workspace(m, n));
+                        let by = Product::Sm80(*igemm);
+                        finish.product(device, stream, by, a, w, out, partial.as_mut())
+                    }
+                    _ => {
+                        let mut partial = part::<i32>(&mut sums, any.workspace(m, n));
+                        let by = Product::Sm80(*any);
+                        finish.product(device, stream, by, a, w, out, partial.as_mut())
+                    }
+                }
             }
             Multiply::Sums { sums: product, ldc } => {
                 if self.spec.raw() && *ldc == n {

@@ -1,6 +1,7 @@
 //! What a plan is made for.
 
 use super::igemm::Igemm;
+use super::igemm90::Igemm90;
 use super::launch::narrow;
 use super::weights::PAD;
 use crate::activation::Activation;
@@ -39,6 +40,8 @@ pub enum Algorithm {
     Autotuned,
     /// Our GEMM with this tile and split of K.
     Igemm(Igemm),
+    /// Our GEMM of compute capability 9.0, with this tile and split of K.
+    Igemm90(Igemm90),
     /// cuBLASLt, with the first of its candidates.
     CublasLt,
     /// cuBLASLt, with this one of its candidates.
@@ -51,6 +54,7 @@ impl fmt::Display for Algorithm {
             Algorithm::Heuristic => f.write_str("heuristic"),
             Algorithm::Autotuned => f.write_str("autotuned"),
             Algorithm::Igemm(igemm) => write!(f, "igemm:{igemm}"),
+            Algorithm::Igemm90(igemm) => write!(f, "igemm90:{igemm}"),
             Algorithm::CublasLt => f.write_str("cublaslt"),
             Algorithm::CublasLtCandidate(i) => write!(f, "cublaslt:{i}"),
         }
@@ -66,6 +70,7 @@ impl FromStr for Algorithm {
             None if text == "autotuned" => return Ok(Algorithm::Autotuned),
             None if text == "cublaslt" => return Ok(Algorithm::CublasLt),
             Some(("igemm", tile)) => return tile.parse().map(Algorithm::Igemm),
+            Some(("igemm90", tile)) => return tile.parse().map(Algorithm::Igemm90),
             Some(("cublaslt", number)) => {
                 if let Ok(number) = number.parse() {
                     return Ok(Algorithm::CublasLtCandidate(number));
@@ -76,7 +81,7 @@ impl FromStr for Algorithm {
         Err(Error::Value {
             what: "the algorithm",
             found: format!("'{text}'"),
-            expected: "heuristic, autotuned, igemm:TILE, igemm:TILE/SPLITS, cublaslt or cublaslt:N"
+            expected: "heuristic, autotuned, igemm:TILE, igemm:TILE/SPLITS, igemm90:TILE, igemm90:TILE/SPLITS, cublaslt or cublaslt:N"
                 .into(),
         })
     }

@@ -67,6 +67,7 @@ fn gemm(ptx: &str, [m, n, k]: [usize; 3], seed: u64) -> Result<(Vec<u32>, Vec<u3
         block: [256, 1, 1],
         cluster: [2, 1, 1],
         explicit_cluster: true,
+        dependent: false,
         dynamic_shared: 4 * 2 * 8192 + 64 * 64 * 4 + 64 + 1024,
         params: &params,
         memory: &machine.memory,

@@ -166,6 +166,7 @@ const PAIR: Run<'static> = Run {
     cluster: 2,
     seed: 3,
     map: None,
+    dependent: false,
 };
 const SYNC: &str = "barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;";
 
@@ -293,5 +294,67 @@ fn other_targets_and_devices_don_t_have_them() {
     ));
     for text in ["cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%s], [%s], 16, [%m];", "setmaxnreg.inc.sync.aligned.u32 60;"] {
         assert!(ptx::parse(&kernel(text)).is_err(), "{text}");
+    }
+}
+
+/// PTX ISA, griddepcontrol: memory operations of the prerequisite grids are performed and visible after `.wait`.
+#[test]
+fn a_dependent_launch_waits_before_it_touches_what_the_kernel_before_wrote() {
+    let run = |body: &str, dependent: bool| -> Result<Vec<u32>, FaultKind> {
+        let launch = |m: &Machine, input: u64, output: u64, dependent: bool| {
+            let r = Run {
+                dependent,
+                ..Run::default()
+            };
+            r.on(m, input, output).map_err(|f| f.kind)
+        };
+        // Both bodies in one module would need two entries: the selector is the first word of the input.
+        let both = format!(
+            "ld.param.u64 %d7, [k_in]; and.b64 %d7, %d7, 1; setp.eq.s64 %q, %d7, 1; @%q bra FIRST;\n{body}\nret;\n\
+             FIRST: st.global.u32 [%o], %t;"
+        );
+        let m = Machine::new(&kernel(&both));
+        let (input, out) = (m.words(&[7; 1024]), m.room(8192));
+        launch(&m, input + 1, out, false)?;
+        launch(&m, input, out, dependent)?;
+        Ok(m.read(out, 128))
+    };
+    let double = "ld.global.u32 %r1, [%o]; add.u32 %r1, %r1, %r1; st.global.u32 [%o], %r1;";
+    let twice: Vec<u32> = (0..128).map(|t| 2 * t).collect();
+    assert_eq!(run(double, false), Ok(twice.clone()));
+    assert_eq!(
+        run(&format!("griddepcontrol.wait;\n{double}"), true),
+        Ok(twice.clone())
+    );
+    // What nobody wrote may be read ahead of the wait.
+    let ahead = format!("ld.global.u32 %r2, [%in];\ngriddepcontrol.wait;\n{double}");
+    assert_eq!(run(&ahead, true), Ok(twice));
+    for (body, says) in [
+        (String::from(double), "read"),
+        (format!("{double}\ngriddepcontrol.wait;"), "read"),
+        (
+            String::from("st.global.u32 [%in], %t; griddepcontrol.wait;"),
+            "written",
+        ),
+        (
+            String::from("red.global.add.u32 [%in], %t; griddepcontrol.wait;"),
+            "written",
+        ),
+        (
+            format!("griddepcontrol.launch_dependents;\n{double}"),
+            "read",
+        ),
+        // Half of the warp has waited, the other half reads.
+        (
+            format!(
+                "and.b32 %r3, %t, 1; setp.eq.s32 %q, %r3, 1;\n@%q griddepcontrol.wait;\n{double}"
+            ),
+            "read",
+        ),
+    ] {
+        match run(&body, true) {
+            Err(FaultKind::Dependent(text)) if text.contains(says) => {}
+            other => panic!("{body}: {other:?}"),
+        }
     }
 }

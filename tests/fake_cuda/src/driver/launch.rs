@@ -19,6 +19,7 @@ pub struct KernelLaunch {
     grid: [u32; 3],
     block: [u32; 3],
     cluster: Option<[u32; 3]>,
+    dependent: bool,
     shared: u32,
     params: Vec<u8>,
 }
@@ -182,6 +183,7 @@ impl KernelLaunch {
             block: self.block,
             cluster: cluster.unwrap_or([1; 3]),
             explicit_cluster: cluster.is_some(),
+            dependent: self.dependent,
             dynamic_shared: self.shared,
             params: &self.params,
             memory: &driver.memory,
@@ -233,6 +235,7 @@ struct Shape {
     shared: u32,
     cluster: Option<[u32; 3]>,
     cooperative: bool,
+    dependent: bool,
 }
 
 fn enqueue(
@@ -250,6 +253,7 @@ fn enqueue(
         grid: shape.grid,
         block: shape.block,
         cluster: shape.cluster,
+        dependent: shape.dependent,
         shared: shape.shared,
         params,
     };
@@ -288,6 +292,7 @@ extern "C" fn cuLaunchKernel(
             shared,
             cluster: None,
             cooperative: false,
+            dependent: false,
         };
         enqueue(
             driver,
@@ -319,6 +324,7 @@ extern "C" fn cuLaunchCooperativeKernel(
             shared,
             cluster: None,
             cooperative: true,
+            dependent: false,
         };
         let extra = Host::at(0);
         enqueue(
@@ -346,6 +352,7 @@ extern "C" fn cuLaunchKernelEx(
             shared: config.shared,
             cluster: None,
             cooperative: false,
+            dependent: false,
         };
         for i in 0..config.count as usize {
             let attribute = config.attributes.offset(i * LAUNCH_ATTRIBUTE_BYTES);
@@ -380,8 +387,10 @@ fn launch_attribute(driver: &Driver, attribute: Host, shape: &mut Shape) -> Resu
             }
             shape.cluster = Some(size);
         }
-        // The earlier kernel has always ended here: what overlaps on hardware is in order, which is legal.
-        PROGRAMMATIC_STREAM_SERIALIZATION if driver.profile.cc() >= 90 => {}
+        // The earlier kernel has always ended here; what the later one may not touch before its wait is checked.
+        PROGRAMMATIC_STREAM_SERIALIZATION if driver.profile.cc() >= 90 => {
+            shape.dependent = value.number::<4>()? != 0;
+        }
         id if NO_EFFECT_HERE.contains(&id) => {}
         id => {
             return Err(

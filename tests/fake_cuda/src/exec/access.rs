@@ -193,6 +193,7 @@ impl Cluster<'_> {
                     FaultKind::Global(self.env.memory.explain_miss(addr, total)),
                 );
             };
+            self.released(w, lane, addr, false)?;
             for (i, v) in (0u64..).zip(out) {
                 let at = addr + i * width;
                 if !a.is_initialised(at, width) {
@@ -251,6 +252,8 @@ impl Cluster<'_> {
                     FaultKind::Global(self.env.memory.explain_miss(addr, total)),
                 );
             };
+            self.released(w, lane, addr, true)?;
+            a.mark_written();
             for (i, v) in (0u64..).zip(values) {
                 a.store(addr + i * width, width, *v);
             }
@@ -373,6 +376,8 @@ impl Cluster<'_> {
                             FaultKind::Global(MemoryFault::Uninitialised { addr, bytes: width }),
                         );
                     }
+                    self.released(w, lane, addr, true)?;
+                    a.mark_written();
                     a.update(addr, width, f)
                 }
                 _ => {
@@ -389,6 +394,19 @@ impl Cluster<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Before `griddepcontrol.wait`, a dependent launch may read what the kernel before it did not write; nothing else.
+    pub(super) fn released(&self, w: &Warp, lane: usize, addr: u64, writes: bool) -> Step {
+        if w.unreleased >> lane & 1 == 0 || !(writes || self.env.view.is_unready(addr)) {
+            return Ok(());
+        }
+        let what = match writes {
+            true => "written",
+            false => "read, in an allocation that the kernel before writes to,",
+        };
+        let text = format!("{addr:#x} is {what} before griddepcontrol.wait");
+        stop(lane, FaultKind::Dependent(text))
     }
 
     /// Reads the source now; the bytes arrive in shared memory at the wait.

@@ -63,7 +63,7 @@ impl Cluster<'_> {
         tile.at.iter().map(|&s| self.src32(w, s)).collect()
     }
 
-    fn read_global(&self, lane: usize, addr: u64, out: &mut [u8]) -> Step {
+    fn read_global(&self, w: &Warp, lane: usize, addr: u64, out: &mut [u8]) -> Step {
         let bytes = out.len() as u64;
         let Some(a) = self.env.view.find(addr, bytes, &mut 0) else {
             return stop(
@@ -71,6 +71,7 @@ impl Cluster<'_> {
                 FaultKind::Global(self.env.memory.explain_miss(addr, bytes)),
             );
         };
+        self.released(w, lane, addr, false)?;
         match a.read_bytes(addr, out) {
             Some(addr) => stop(
                 lane,
@@ -169,7 +170,7 @@ impl Cluster<'_> {
             let mut data = vec![0; tile.bytes as usize];
             for run in &tile.runs {
                 let mut bytes = vec![0; run.bytes as usize];
-                self.read_global(lane, run.global, &mut bytes)?;
+                self.read_global(w, lane, run.global, &mut bytes)?;
                 scatter(&map, to[lane], run.offset, &bytes, &mut data);
             }
             self.deliver(
@@ -209,6 +210,9 @@ impl Cluster<'_> {
                     run.global,
                     gather(&map, from[lane], run.offset, run.bytes, &data),
                 ));
+            }
+            for (at, _) in &pieces {
+                self.released(w, lane, *at, true)?;
             }
             self.take_off_store(w, lane, pieces, ticket);
         }
@@ -265,7 +269,7 @@ impl Cluster<'_> {
                 bytes[lane],
             )?;
             let mut data = vec![0; bytes[lane] as usize];
-            self.read_global(lane, from[lane], &mut data)?;
+            self.read_global(w, lane, from[lane], &mut data)?;
             self.deliver(
                 w,
                 lane,
@@ -302,6 +306,7 @@ impl Cluster<'_> {
                     FaultKind::Global(self.env.memory.explain_miss(to[lane], n)),
                 );
             }
+            self.released(w, lane, to[lane], true)?;
             let (ticket, data) = self.lend(w, lane, from[lane], n)?;
             self.take_off_store(w, lane, vec![(to[lane], data)], ticket);
         }

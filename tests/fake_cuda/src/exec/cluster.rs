@@ -6,7 +6,7 @@ use super::barrier::Barrier;
 use super::cluster_barrier::ClusterBarrier;
 use super::flight::Flights;
 use super::mbarrier::Mbarrier;
-use super::regs::lanes;
+use super::regs::{lanes, FULL};
 use super::warp::{Split, State, Warp};
 use super::warpgroup::Warpgroup;
 use super::{Fault, FaultKind, Launch};
@@ -192,7 +192,13 @@ impl<'a> Cluster<'a> {
         let l = self.env.launch;
         let each = self.warps();
         let mut warps: Vec<Warp> = (0..each * self.blocks.len())
-            .map(|i| Warp::new(self.env.program, i / each, i % each, l.block))
+            .map(|i| {
+                let warp = Warp::new(self.env.program, i / each, i % each, l.block);
+                Warp {
+                    unreleased: if l.dependent { FULL } else { 0 },
+                    ..warp
+                }
+            })
             .collect();
         let mut hopeless = 0;
         loop {

@@ -36,6 +36,9 @@ pub enum FaultKind {
     /// An mbarrier used wrongly.
     #[error("mbarrier: {0}")]
     Mbarrier(String),
+    /// A dependent launch that did not wait for the kernel before it.
+    #[error("dependent launch: {0}")]
+    Dependent(String),
     /// Blocks of a cluster that don't keep to its rules.
     #[error("cluster: {0}")]
     Cluster(String),

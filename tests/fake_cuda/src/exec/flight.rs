@@ -119,6 +119,7 @@ impl Cluster<'_> {
                 for (at, bytes) in pieces {
                     let found = self.env.view.find(*at, bytes.len() as u64, &mut hint);
                     if let Some(a) = found {
+                        a.mark_written();
                         a.write_bytes(*at, bytes);
                     }
                 }

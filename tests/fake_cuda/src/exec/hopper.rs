@@ -48,6 +48,10 @@ impl Cluster<'_> {
             Hopper::CpAsyncArrive { space, addr, noinc } => {
                 self.cp_async_arrive(w, exec, *space, *addr, *noinc)
             }
+            Hopper::GridWait => {
+                w.unreleased &= !exec;
+                Ok(())
+            }
             Hopper::Mapa {
                 generic,
                 d,

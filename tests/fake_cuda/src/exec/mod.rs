@@ -98,6 +98,8 @@ pub struct Launch<'a> {
     pub cluster: [u32; 3],
     /// The cluster was asked for, by the launch or by the kernel.
     pub explicit_cluster: bool,
+    /// It may start before the kernel ahead of it ends: `griddepcontrol.wait` shows what that one wrote.
+    pub dependent: bool,
     /// Dynamic shared memory in bytes.
     pub dynamic_shared: u32,
     /// Parameters packed as [`Entry::params`] says.

@@ -83,6 +83,8 @@ pub struct Warp {
     pub cluster_phase: [Option<u32>; 32],
     /// Phases of the cluster's barrier that the warp has waited for.
     pub cluster_waited: u32,
+    /// Lanes of a dependent launch that have not waited for the kernel before it.
+    pub unreleased: u32,
     /// An instruction that waits with a time limit must give up.
     pub give_up: bool,
     /// Where global memory was last found.
@@ -125,6 +127,7 @@ impl Warp {
             group: GroupMember::default(),
             cluster_phase: [None; 32],
             cluster_waited: 0,
+            unreleased: 0,
             give_up: false,
             hint: 0,
             tid,

@@ -3,7 +3,7 @@
 //! Every byte has a shadow byte that says whether it was ever written. Virtual addresses are never
 //! reused, so an access to freed memory is always recognised as such.
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{MemoryFault, GLOBAL_BASE};
@@ -22,6 +22,8 @@ pub struct Allocation {
     size: u64,
     data: Box<[AtomicU64]>,
     shadow: Box<[AtomicU64]>,
+    /// A kernel has written to it since the last launch began.
+    written: AtomicBool,
 }
 
 impl Allocation {
@@ -40,6 +42,7 @@ impl Allocation {
             size,
             data: zeros(),
             shadow: zeros(),
+            written: AtomicBool::new(false),
         }
     }
 
@@ -109,6 +112,13 @@ impl Allocation {
     pub fn store(&self, addr: u64, width: u64, value: u64) {
         self.set(&self.data, addr, width, value);
         self.set(&self.shadow, addr, width, INIT);
+    }
+
+    /// Notes that the running kernel writes here.
+    pub fn mark_written(&self) {
+        if !self.written.load(Relaxed) {
+            self.written.store(true, Relaxed);
+        }
     }
 
     /// Reads bytes, all inside; the first one that nobody wrote, if there is one.
@@ -399,8 +409,11 @@ impl GlobalMemory {
 
     /// The allocations as they are now, for one launch.
     pub fn view(&self) -> GlobalView {
+        let allocations: Vec<_> = self.table().live.values().cloned().collect();
+        let unready = allocations.iter().map(|a| a.written.swap(false, Relaxed));
         GlobalView {
-            allocations: self.table().live.values().cloned().collect(),
+            unready: unready.collect(),
+            allocations,
         }
     }
 
@@ -413,6 +426,8 @@ impl GlobalMemory {
 /// The allocations that live when a launch starts: looked up without a lock.
 pub struct GlobalView {
     allocations: Vec<Arc<Allocation>>,
+    /// Those that the kernel before wrote to.
+    unready: Vec<bool>,
 }
 
 impl GlobalView {
@@ -432,5 +447,11 @@ impl GlobalView {
             .get(index)
             .filter(|a| a.contains(addr, bytes))
             .map(AsRef::as_ref)
+    }
+
+    /// Whether the kernel before this launch wrote to the allocation that holds `addr`.
+    pub fn is_unready(&self, addr: u64) -> bool {
+        let mut hint = 0;
+        self.find(addr, 1, &mut hint).is_some() && self.unready[hint]
     }
 }

@@ -92,6 +92,8 @@ pub enum Hopper {
         addr: Addr,
         noinc: bool,
     },
+    /// `griddepcontrol.wait`.
+    GridWait,
     Mapa {
         generic: bool,
         d: Reg,

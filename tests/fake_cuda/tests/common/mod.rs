@@ -95,6 +95,7 @@ impl Machine {
             block: [block, 1, 1],
             cluster: [1; 3],
             explicit_cluster: false,
+            dependent: false,
             dynamic_shared: dynamic,
             params: &params,
             memory: &self.memory,

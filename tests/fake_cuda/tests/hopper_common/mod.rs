@@ -41,6 +41,7 @@ pub struct Run<'a> {
     pub cluster: u32,
     pub seed: u64,
     pub map: Option<&'a TensorMap>,
+    pub dependent: bool,
 }
 
 impl Default for Run<'_> {
@@ -51,6 +52,7 @@ impl Default for Run<'_> {
             cluster: 1,
             seed: 1,
             map: None,
+            dependent: false,
         }
     }
 }
@@ -68,6 +70,7 @@ impl Run<'_> {
             block: [self.block, 1, 1],
             cluster: [self.cluster, 1, 1],
             explicit_cluster: self.cluster > 1,
+            dependent: self.dependent,
             dynamic_shared: 0,
             params: &params,
             memory: &m.memory,

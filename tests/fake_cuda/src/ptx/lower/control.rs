@@ -3,7 +3,7 @@ use super::mods::Mods;
 use super::names::Binding;
 use super::{Lowered, Lowerer};
 use crate::ptx::ast::{Operand, Ty};
-use crate::ptx::ir::{BarKind, Op, Src};
+use crate::ptx::ir::{BarKind, Hopper, Op, Src};
 
 impl Lowerer<'_> {
     fn label(&self, name: &str) -> Lowered<u32> {
@@ -57,13 +57,14 @@ impl Lowerer<'_> {
             }
             "exit" => Op::Exit,
             "trap" | "brkpt" => Op::Trap,
-            // Nothing to wait for: launches run one after the other.
             "griddepcontrol" => {
                 self.needs_target("griddepcontrol", 90, false)?;
-                if !(m.flag("wait") | m.flag("launch_dependents")) {
-                    return self.err("unknown griddepcontrol");
+                match (m.flag("wait"), m.flag("launch_dependents")) {
+                    (true, false) => super::hopper::op(Hopper::GridWait),
+                    // Launches run one after the other.
+                    (false, true) => Op::Nop,
+                    _ => return self.err("unknown griddepcontrol"),
                 }
-                Op::Nop
             }
             "nanosleep" => {
                 m.ty();

@@ -1,0 +1,607 @@
+//! The Hopper GEMM (TMA, wgmma) against the naive oracle: every instance, splits of K, output types, parts of the
+//! epilogue, ragged shapes, random schedules. Bits must be equal, and a workspace is left zero.
+#![cfg(all(feature = "cuda", target_os = "linux"))]
+
+mod cuda;
+
+use cuda::{device, same, stream, Placed, Random};
+use half::{bf16, f16};
+use imma::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use imma::cuda::cudarc::driver::{CudaSlice, CudaStream, DevicePtrMut};
+use imma::cuda::{
+    by_name90, candidates90, choose90, DeviceEpilogue, DeviceFloats, Igemm90, Matrix,
+    OutputElement, TensorMaps, Tile90, TILES90,
+};
+use imma::reference::{self, Product};
+use imma::{Activation, DType, Epilogue, Error, FloatSlice, FloatView, Lhs, Scales, Weights};
+use ndarray::{Array2, ArrayView2};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// One test at a time where there is anything to run (a device of compute capability 9.0 and a build for it): the last
+/// one compares counts of launches.
+fn runs() -> Option<MutexGuard<'static, ()>> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let alone = ALONE.lock().unwrap_or_else(|poison| poison.into_inner());
+    match device().has_igemm90() {
+        Ok(()) => Some(alone),
+        Err(error) => {
+            println!("not run: {error}");
+            None
+        }
+    }
+}
+
+/// An output type with how it is read from the oracle and compared.
+trait Out: OutputElement + Copy + PartialEq + std::fmt::Debug {
+    const POISON: Self;
+    const GAP: Self;
+    fn of(product: Product) -> Vec<Self>;
+    fn equal(a: Self, b: Self) -> bool;
+}
+macro_rules! out {
+    ($t:ty, $tag:ident, $poison:expr, $gap:expr, $equal:expr) => {
+        impl Out for $t {
+            const POISON: Self = $poison;
+            const GAP: Self = $gap;
+            fn of(product: Product) -> Vec<Self> {
+                match product {
+                    Product::$tag(array) => array.into_iter().collect(),
+                    other => panic!("the oracle answered {other:?}"),
+                }
+            }
+            fn equal(a: Self, b: Self) -> bool {
+                $equal(a, b)
+            }
+        }
+    };
+}
+out!(f32, F32, -77.0, -78.0, same);
+out!(f16, F16, f16::NEG_ONE, f16::MAX, same);
+out!(bf16, BF16, bf16::NEG_ONE, bf16::MAX, same);
+out!(i32, I32, -77, -78, |a, b| a == b);
+out!(i8, I8, -77, -78, |a, b| a == b);
+
+/// Operands of one product, on the host and placed on the device where TMA can read them.
+struct Operands {
+    a: Array2<i8>,
+    w: Array2<i8>,
+    device_a: Placed<i8>,
+    device_w: Placed<i8>,
+}
+
+impl Operands {
+    fn new(stream: &Arc<CudaStream>, random: &mut Random, [m, n, k]: [usize; 3]) -> Self {
+        let mut bytes = |rows: usize| {
+            Array2::from_shape_simple_fn((rows, k), || match random.below(40) {
+                0 => -128,
+                1 => 127,
+                _ => random.next() as i8,
+            })
+        };
+        let (a, w) = (bytes(m), bytes(n));
+        let mut place = |x: &Array2<i8>, rows: usize| {
+            let data: Vec<i8> = x.iter().copied().collect();
+            let (offset, gap) = (16 * random.below(3), 16 * random.below(2));
+            let stride = k.next_multiple_of(16) + gap;
+            Placed::at(stream, &data, [rows, k], 0x55, offset, stride)
+        };
+        let (device_a, device_w) = (place(&a, m), place(&w, n));
+        Operands {
+            a,
+            w,
+            device_a,
+            device_w,
+        }
+    }
+}
+
+/// A workspace as a launch finds it, with a guard after it.
+struct Workspace {
+    elements: CudaSlice<i32>,
+    len: usize,
+}
+
+impl Workspace {
+    fn new(stream: &Arc<CudaStream>, len: usize) -> Self {
+        let mut host = vec![0i32; len];
+        host.extend([7; 16]);
+        Workspace {
+            elements: stream.clone_htod(&host).unwrap(),
+            len,
+        }
+    }
+
+    fn check(&self, stream: &Arc<CudaStream>, case: &str) {
+        let host = stream.clone_dtoh(&self.elements).unwrap();
+        let left = host[..self.len].iter().position(|x| *x != 0);
+        assert_eq!(left, None, "{case}: the workspace is not zero again");
+        assert_eq!(host[self.len..], [7; 16], "{case}: past the workspace");
+    }
+}
+
+/// An instance on any number of multiprocessors: on few, a block walks over many items.
+fn on_some(random: &mut Random, tile: &'static Tile90, splits: usize) -> Igemm90 {
+    Igemm90 {
+        tile,
+        splits,
+        multiprocessors: random.pick(&[None, Some(1), Some(2), Some(5)]),
+        weights_ready: random.below(2) == 0,
+    }
+}
+
+/// One product by one instance with a random epilogue, launched twice: the second finds what the first left.
+fn check<O: Out>(random: &mut Random, igemm: Igemm90, [m, n, k]: [usize; 3]) {
+    let Igemm90 { tile, splits, .. } = igemm;
+    let (device, stream) = (device(), stream());
+    if let Some(fake) = cuda::fake() {
+        fake.set_seed(random.next());
+    }
+    let operands = Operands::new(&stream, random, [m, n, k]);
+    let raw = O::DTYPE == DType::I32;
+    // Often scales and a bias alone, which have a way of their own.
+    let plain = random.below(3) == 0;
+    let zeros: Option<Vec<i32>> = (!plain && m * n > 0 && random.below(3) > 0).then(|| {
+        let count = random.pick(&[1, m]);
+        (0..count).map(|_| random.below(256) as i32 - 128).collect()
+    });
+    let mut scales = |all: usize, size: f32| -> Option<Vec<f32>> {
+        let count = random.pick(&[0, 1, all, all]);
+        (!raw && m * n > 0 && count > 0)
+            .then(|| (0..count).map(|_| (random.unit() + 1.5) * size).collect())
+    };
+    let (row, col) = (scales(m, 0.01), scales(n, 0.002));
+    let mut floats = |count: usize| -> Option<Vec<f32>> {
+        (!raw && count > 0 && random.below(3) > 0)
+            .then(|| (0..count).map(|_| random.unit() * 2.0).collect())
+    };
+    let (bias, residual) = (floats(n * m.min(1)), floats(m * n * usize::from(!plain)));
+    // The residual in 16 bits, the bias in 32: all types are tried with igemm_sm80, whose epilogue this is.
+    let residual: Option<Vec<bf16>> = residual.map(|v| v.into_iter().map(bf16::from_f32).collect());
+    let activation = match raw || plain {
+        true => Activation::None,
+        false => random.pick(&[
+            Activation::None,
+            Activation::Relu,
+            Activation::Silu,
+            Activation::Gelu,
+            Activation::GeluTanh,
+        ]),
+    };
+    let out_scale = (O::DTYPE == DType::I8).then_some(0.037f32);
+
+    fn host(scales: &Option<Vec<f32>>) -> Scales<'_> {
+        match scales.as_deref() {
+            None => Scales::None,
+            Some([one]) => Scales::PerTensor(*one),
+            Some(all) => Scales::PerVector(all),
+        }
+    }
+    let epilogue = Epilogue {
+        row_scales: host(&row),
+        col_scales: host(&col),
+        row_zero_points: zeros.as_deref(),
+        bias: bias.as_deref().map(FloatSlice::F32),
+        activation,
+        residual: residual
+            .as_deref()
+            .map(|v| FloatView::BF16(ArrayView2::from_shape((m, n), v).unwrap())),
+        out_scale,
+    };
+    let lhs = Lhs::Int8(operands.a.view());
+    let weights = Weights::Int8(operands.w.t());
+    let want = O::of(reference::gemm(&lhs, &weights, &epilogue, O::DTYPE));
+
+    let col_sums: Option<Vec<i32>> = zeros.is_some().then(|| {
+        let rows = operands.w.rows().into_iter();
+        rows.map(|row| row.iter().map(|x| i32::from(*x)).sum())
+            .collect()
+    });
+    let case = format!(
+        "{} split {splits} on {:?}, weights ready: {}, [{m}, {k}] x [{k}, {n}] -> {}, {epilogue:?}",
+        tile.name,
+        igemm.multiprocessors,
+        igemm.weights_ready,
+        O::DTYPE
+    );
+    let row = row.map(|v| stream.clone_htod(&v).unwrap());
+    let col = col.map(|v| stream.clone_htod(&v).unwrap());
+    let zeros = zeros.map(|v| stream.clone_htod(&v).unwrap());
+    let col_sums = col_sums.map(|v| stream.clone_htod(&v).unwrap());
+    let bias = bias.map(|v| stream.clone_htod(&v).unwrap());
+    let residual = residual.map(|v| Placed::new(&stream, random, &v, m, n, bf16::MAX));
+    let residual_view = residual.as_ref().map(|p| (p.view(), p.geometry()));
+    let device_epilogue = DeviceEpilogue {
+        row_scales: row.as_ref().map(|v| v as _),
+        col_scales: col.as_ref().map(|v| v as _),
+        row_zero_points: zeros.as_ref().map(|v| v as _),
+        col_sums: col_sums.as_ref().map(|v| v as _),
+        bias: bias.as_ref().map(|v| DeviceFloats::F32(v)),
+        activation,
+        residual: residual_view
+            .as_ref()
+            .map(|(view, g)| g.over(DeviceFloats::BF16(view))),
+        out_scale,
+    };
+
+    let mut workspace = Workspace::new(&stream, igemm.workspace(m, n));
+    let maps = TensorMaps::default();
+    let (a, w) = (operands.device_a.view(), operands.device_w.view());
+    let (ga, gw) = (operands.device_a.geometry(), operands.device_w.geometry());
+    for launch in ["first", "second"] {
+        let mut output = Placed::filled(&stream, random, m, n, O::POISON, O::GAP);
+        let gout = output.geometry();
+        device
+            .igemm90(
+                &stream,
+                igemm,
+                &maps,
+                ga.over(&a),
+                gw.over(&w),
+                gout.over(&mut output.view_mut()),
+                &device_epilogue,
+                Some(&mut workspace.elements),
+            )
+            .unwrap_or_else(|error| panic!("{case}: {error}"));
+        if let Err(error) = stream.synchronize() {
+            let fault = cuda::fake().and_then(|fake| fake.last_fault());
+            panic!("{case}: {error:?} {}", fault.unwrap_or_default());
+        }
+        let found = output.read(&stream);
+        assert_eq!(found.len(), want.len(), "{case}");
+        let wrong: Vec<_> = (0..want.len())
+            .filter(|i| !O::equal(found[*i], want[*i]))
+            .collect();
+        if let Some(i) = wrong.first() {
+            panic!(
+                "{launch} launch, {case}: [{}, {}] is {:?}, expected {:?}; {} of {} differ",
+                i / n,
+                i % n,
+                found[*i],
+                want[*i],
+                wrong.len(),
+                want.len()
+            );
+        }
+        workspace.check(&stream, &case);
+    }
+}
+
+fn check_any(random: &mut Random, igemm: Igemm90, shape: [usize; 3]) {
+    match random.below(5) {
+        0 => check::<f32>(random, igemm, shape),
+        1 => check::<f16>(random, igemm, shape),
+        2 => check::<bf16>(random, igemm, shape),
+        3 => check::<i32>(random, igemm, shape),
+        _ => check::<i8>(random, igemm, shape),
+    }
+}
+
+/// Every instance over whole tiles, one less and one more, K of part of a step and more than the ring holds, with every
+/// output type; many tiles a block.
+#[test]
+fn every_instance_gives_the_oracle_s_bits() {
+    let Some(_alone) = runs() else { return };
+    let random = &mut Random(90);
+    for tile in TILES90 {
+        let (m, n) = tile.rows();
+        let long = 128 * (tile.stages + 2);
+        let all = Igemm90 {
+            tile,
+            splits: 1,
+            multiprocessors: None,
+            weights_ready: false,
+        };
+        check::<bf16>(random, all, [m, n, long]);
+        check::<f32>(random, all, [m + 1, n + 1, 129]);
+        check::<i8>(random, all, [m.max(4) - 1, n - 3, 3 * 128 - 5]);
+        check::<i32>(random, all, [1, 1, 1]);
+        check::<f16>(random, all, [5, 2 * n + 7, 272]);
+        check_any(random, all, [2 * m + 3, n / 2 + 5, 160]);
+        // One block (or cluster) walks over an odd and an even number of tiles, around the ring more than once.
+        let one = Igemm90 {
+            multiprocessors: Some(1),
+            weights_ready: true,
+            ..all
+        };
+        check_any(random, one, [2 * m + 3, n + 5, 128 * 5]);
+        check_any(random, one, [m * tile.cluster, 2 * n - 6, long]);
+        for splits in [2, 3] {
+            let some = on_some(random, tile, splits);
+            check_any(random, some, [m / 2 + 3, n + 6, 5 * 128 + 33]);
+        }
+        // More parts than steps.
+        let some = on_some(random, tile, 4);
+        check_any(random, some, [3, 21, 129]);
+        check_any(random, all, [0, 9, 33]);
+        check_any(random, all, [9, 0, 33]);
+    }
+    let entries = |image: &&imma::cuda::Image| image.name == "igemm_sm90";
+    let entries = imma::cuda::images().iter().find(entries).unwrap().entries;
+    assert_eq!(entries.len(), TILES90.len(), "an entry without a tile");
+    cuda::check_all_launched("cuda_igemm90");
+}
+
+/// Small shapes at random, each under its own schedule.
+#[test]
+fn random_shapes_and_schedules() {
+    let Some(_alone) = runs() else { return };
+    let random = &mut Random(91);
+    for _ in 0..40 {
+        let tile = &TILES90[random.below(TILES90.len())];
+        let shape = [
+            1 + random.below(150),
+            1 + random.below(150),
+            1 + random.below(500),
+        ];
+        let splits = 1 + random.below(3);
+        let some = on_some(random, tile, splits);
+        check_any(random, some, shape);
+    }
+}
+
+/// Quantised by the kernel ahead, which the GEMM may overlap: the emulated driver stops a read before the wait of
+/// what that kernel wrote, so weights that it writes can't be called ready.
+#[test]
+fn a_product_overlaps_the_kernel_that_quantises() {
+    let Some(_alone) = runs() else { return };
+    let (device, stream) = (device(), stream());
+    let random = &mut Random(92);
+    let [m, n, k] = [20, 70, 640];
+    let x: Vec<f32> = (0..m * k).map(|_| random.unit()).collect();
+    let y: Vec<f32> = (0..k * n).map(|_| random.unit()).collect();
+    let (x, y) = (
+        stream.clone_htod(&x).unwrap(),
+        stream.clone_htod(&y).unwrap(),
+    );
+    let mut a = stream.alloc_zeros::<i8>(m * k).unwrap();
+    let mut w = stream.alloc_zeros::<i8>(n * k).unwrap();
+    let mut row = stream.alloc_zeros::<f32>(m).unwrap();
+    let mut col = stream.alloc_zeros::<f32>(n).unwrap();
+    let nearest = imma::Rounding::NearestEven;
+    device
+        .quantize_cols(
+            &stream,
+            Matrix::new(&y, k, n),
+            Matrix::new(&mut w, n, k),
+            &mut col,
+            nearest,
+        )
+        .unwrap();
+    for tile in TILES90 {
+        let mut results = Vec::new();
+        for weights_ready in [false, true] {
+            device
+                .quantize_rows(
+                    &stream,
+                    Matrix::new(&x, m, k),
+                    Matrix::new(&mut a, m, k),
+                    &mut row,
+                    nearest,
+                )
+                .unwrap();
+            let mut out = stream.alloc_zeros::<bf16>(m * n).unwrap();
+            let igemm = Igemm90 {
+                tile,
+                splits: 1,
+                multiprocessors: Some(2),
+                weights_ready,
+            };
+            let epilogue = DeviceEpilogue {
+                row_scales: Some(&row),
+                col_scales: Some(&col),
+                ..DeviceEpilogue::default()
+            };
+            device
+                .igemm90(
+                    &stream,
+                    igemm,
+                    &TensorMaps::default(),
+                    Matrix::new(&a, m, k),
+                    Matrix::new(&w, n, k),
+                    Matrix::new(&mut out, m, n),
+                    &epilogue,
+                    None,
+                )
+                .unwrap();
+            results.push(stream.clone_dtoh(&out).unwrap());
+        }
+        assert_eq!(results[0], results[1], "{}", tile.name);
+        assert!(results[0].iter().any(|x| x.to_f32() != 0.0));
+    }
+}
+
+/// A split product in a graph: one launch, which leaves the workspace as it found it.
+#[test]
+fn a_split_product_is_captured_and_replayed() {
+    let Some(_alone) = runs() else { return };
+    let (device, stream) = (device(), stream());
+    let [m, n, k] = [5, 30, 640];
+    let mut a = stream.clone_htod(&vec![1i8; m * k]).unwrap();
+    let w = stream.clone_htod(&vec![-3i8; n * k]).unwrap();
+    let mut out = stream.clone_htod(&vec![7i32; m * n]).unwrap();
+    let igemm: Igemm90 = "swapped_64x8/3".parse().unwrap();
+    let mut workspace = Workspace::new(&stream, igemm.workspace(m, n));
+    let maps = TensorMaps::default();
+    let mut run = |a: &CudaSlice<i8>, out: &mut CudaSlice<i32>| {
+        let (a, out) = (Matrix::new(a, m, k), Matrix::new(out, m, n));
+        let space: Option<&mut dyn DevicePtrMut<i32>> = Some(&mut workspace.elements);
+        let epilogue = DeviceEpilogue::default();
+        device
+            .igemm90::<i32>(
+                &stream,
+                igemm,
+                &maps,
+                a,
+                Matrix::new(&w, n, k),
+                out,
+                &epilogue,
+                space,
+            )
+            .unwrap();
+    };
+    let want = |value: i8| vec![i32::from(value) * -3 * k as i32; m * n];
+    stream
+        .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        .unwrap();
+    run(&a, &mut out);
+    let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let graph = stream.end_capture(flags).unwrap().unwrap();
+    assert_eq!(stream.clone_dtoh(&out).unwrap(), vec![7; m * n]);
+    stream.memcpy_htod(&vec![-128i8; m * k], &mut a).unwrap();
+    // Once: a captured launch counts once.
+    graph.launch().unwrap();
+    assert_eq!(stream.clone_dtoh(&out).unwrap(), want(-128));
+    stream.memcpy_htod(&vec![5i8; m * k], &mut a).unwrap();
+    run(&a, &mut out);
+    assert_eq!(stream.clone_dtoh(&out).unwrap(), want(5));
+    workspace.check(&stream, "a graph");
+}
+
+/// Maps are made when an operand is first met, and again only when it moves.
+#[test]
+fn tensor_maps_are_made_once() {
+    let Some(_alone) = runs() else { return };
+    let Some(fake) = cuda::fake() else {
+        return println!("not run: counts need the emulated driver");
+    };
+    let (device, stream) = (device(), stream());
+    let a = stream.clone_htod(&[1i8; 8 * 64]).unwrap();
+    let w = stream.clone_htod(&[2i8; 24 * 64]).unwrap();
+    let mut out = stream.clone_htod(&[0i32; 8 * 24]).unwrap();
+    let maps = TensorMaps::default();
+    let mut run = |first: usize, rows: usize| {
+        let igemm = Igemm90 {
+            tile: &TILES90[0],
+            splits: 1,
+            multiprocessors: None,
+            weights_ready: false,
+        };
+        let a = a.slice(first * 64..);
+        let out = Matrix::new(&mut out, rows, 24);
+        let (a, w) = (Matrix::new(&a, rows, 64), Matrix::new(&w, 24, 64));
+        let epilogue = DeviceEpilogue::default();
+        fake.mark();
+        device
+            .igemm90::<i32>(&stream, igemm, &maps, a, w, out, &epilogue, None)
+            .unwrap();
+        assert_eq!(fake.launches_since_mark(None), 1);
+        assert_eq!(fake.allocations_since_mark(), 0);
+        assert_eq!(fake.synchronisations_since_mark(), 0);
+        fake.calls_since_mark("cuTensorMapEncodeTiled")
+    };
+    assert_eq!(run(0, 8), 2);
+    assert_eq!(run(0, 8), 0);
+    assert_eq!(run(1, 7), 1, "other rows, the same weights");
+    assert_eq!(run(1, 7), 0);
+    assert_eq!(stream.clone_dtoh(&out).unwrap(), [128; 8 * 24]);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_anything_runs() {
+    let Some(_alone) = runs() else { return };
+    let (device, stream) = (device(), stream());
+    let a = stream.clone_htod(&[1i8; 4 * 32 + 16]).unwrap();
+    let w = stream.clone_htod(&[1i8; 3 * 32]).unwrap();
+    let mut out = stream.clone_htod(&[9i32; 12]).unwrap();
+    let before = device.launches();
+    let one = Igemm90 {
+        tile: by_name90("128x128").unwrap(),
+        splits: 1,
+        multiprocessors: None,
+        weights_ready: false,
+    };
+    let none = DeviceEpilogue::default();
+    let maps = TensorMaps::default();
+    let mut run = |igemm, a: Matrix<&_>, w: Matrix<&_>, rows: usize| {
+        let out = Matrix::new(&mut out, rows, 3);
+        device
+            .igemm90::<i32>(&stream, igemm, &maps, a, w, out, &none, None)
+            .unwrap_err()
+    };
+    let (fine_a, fine_w, odd) = (a.slice(..), w.slice(..), a.slice(1..));
+    let (w32, w24) = (
+        Matrix::new(&fine_w, 3, 32),
+        Matrix::new(&fine_w, 3, 24).with_stride(32),
+    );
+    let error = run(
+        one,
+        Matrix::new(&fine_a, 4, 32),
+        Matrix::new(&fine_w, 3, 31),
+        4,
+    );
+    assert!(matches!(error, Error::ShapeMismatch { .. }), "{error}");
+    let error = run(one, Matrix::new(&fine_a, 4, 32), w32, 3);
+    assert!(matches!(error, Error::Shape { .. }), "{error}");
+    let error = run(one, Matrix::new(&fine_a, 5, 32), w32, 5);
+    assert!(matches!(error, Error::Length { what: "a", .. }), "{error}");
+    for (a, w) in [
+        (Matrix::new(&odd, 4, 32), w32),
+        (Matrix::new(&fine_a, 4, 24), w24),
+        (
+            Matrix::new(&fine_a, 4, 0).with_stride(32),
+            Matrix::new(&fine_w, 3, 0).with_stride(32),
+        ),
+    ] {
+        let said = device.supports_igemm90(&stream, a, w).unwrap_err();
+        assert!(said.to_string().contains("igemm_sm80"), "{said}");
+        let error = run(one, a, w, 4);
+        assert_eq!(error.to_string(), said.to_string());
+    }
+    let split = Igemm90 { splits: 2, ..one };
+    let error = run(split, Matrix::new(&fine_a, 4, 32), w32, 4);
+    assert!(error.to_string().contains("14 elements"), "{error}");
+    // The stride of a single row is never used.
+    let single = Matrix::new(&fine_a, 1, 24);
+    device.supports_igemm90(&stream, single, w24).unwrap();
+    assert_eq!(device.launches(), before);
+    assert_eq!(stream.clone_dtoh(&out).unwrap(), [9; 12]);
+}
+
+/// The choice is a function of problem and device alone, and its estimate is printed.
+#[test]
+fn the_choice_fits_and_repeats() {
+    let device = device();
+    let properties = device.properties();
+    let chosen = |m: usize, n: usize, k: usize| {
+        let choice = choose90(m, n, k, properties);
+        println!("[{m}, {k}] x [{k}, {n}]: {choice}");
+        assert_eq!(choice, choose90(m, n, k, properties));
+        assert_eq!(choice.igemm.to_string().parse(), Ok(choice.igemm));
+        let all = candidates90(m, n, k, properties);
+        assert_eq!((all.len(), all[0]), (TILES90.len(), choice));
+        assert!(all.is_sorted_by(|a, b| a.microseconds <= b.microseconds));
+        let Igemm90 { tile, splits, .. } = choice.igemm;
+        assert!(TILES90.contains(tile) && splits >= 1 && choice.microseconds > 0.0);
+        // No part is empty, and none too short for the ring.
+        let steps = k.div_ceil(128);
+        assert!(
+            splits == 1 || steps / splits >= 4 && (splits - 1) * steps.div_ceil(splits) < steps
+        );
+        choice
+    };
+    // Large products take large tiles, a few tokens the form in which they are the narrow side.
+    let large = chosen(4096, 7168, 16384).igemm;
+    assert!(large.tile.tall * large.tile.wide >= 128 * 128 && large.splits == 1);
+    for m in [1, 8, 9, 16, 17, 32, 33, 48, 64] {
+        let few = chosen(m, 4096, 8192).igemm;
+        assert!(few.tile.rows().0 >= m && few.tile.tall == 64, "{few:?}");
+        assert!(few.tile.swapped || m > 32, "{few:?}");
+        assert!(
+            few.splits > 1,
+            "{few:?}: 64 tiles fill no 132 multiprocessors"
+        );
+    }
+    for (m, n, k) in [
+        (128, 4096, 8192),
+        (256, 4096, 8192),
+        (16, 8192, 21760),
+        (8192, 8192, 8192),
+    ] {
+        chosen(m, n, k);
+    }
+    // More work never costs less by the model's own floor, memory.
+    assert!(chosen(1, 8192, 8192).microseconds < chosen(1, 16384, 8192).microseconds);
+    for shape in [(0, 5, 7), (5, 0, 7), (5, 7, 0), (1, 1, 1)] {
+        chosen(shape.0, shape.1, shape.2);
+    }
+}
