@@ -17,6 +17,8 @@
 //! ```
 
 pub mod activation;
+#[cfg(feature = "candle")]
+pub mod candle;
 #[cfg(feature = "safetensors")]
 pub mod checkpoint;
 pub mod cpu;

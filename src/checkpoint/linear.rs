@@ -136,6 +136,13 @@ impl Checkpoint {
         weights.map(String::from).collect()
     }
 
+    /// Whether the linear layer `prefix` is there with its weight stored as int8.
+    #[cfg(feature = "candle")]
+    pub(crate) fn is_int8(&self, prefix: &str) -> bool {
+        let raw = self.raw(&format!("{prefix}.weight"));
+        raw.is_some_and(|raw| raw.dtype == Dtype::I8)
+    }
+
     /// The tensors of the linear layer `prefix`.
     ///
     /// A layer in the checkpoint's list of ignored ones holds floats; it is read like any other layer of floats.
