@@ -156,30 +156,28 @@ pub(crate) fn parse(path: &Path, mut reader: impl Read, len: u64) -> Result<NpyA
             format!("{bytes} bytes"),
         ));
     }
-    Ok(match size {
-        1 => NpyArray::I8(shaped(&header, data.iter().map(|b| *b as i8).collect())),
-        2 => NpyArray::F16(shaped(
-            &header,
-            data.as_chunks()
-                .0
-                .iter()
-                .map(|b| f16::from_le_bytes(*b))
-                .collect(),
-        )),
-        _ => NpyArray::F32(shaped(
-            &header,
-            data.as_chunks()
-                .0
-                .iter()
-                .map(|b| f32::from_le_bytes(*b))
-                .collect(),
-        )),
+    let array = match size {
+        1 => shaped(&header, data.iter().map(|b| *b as i8)).map(NpyArray::I8),
+        2 => {
+            let floats = data.as_chunks().0.iter();
+            shaped(&header, floats.map(|b| f16::from_le_bytes(*b))).map(NpyArray::F16)
+        }
+        _ => {
+            let floats = data.as_chunks().0.iter();
+            shaped(&header, floats.map(|b| f32::from_le_bytes(*b))).map(NpyArray::F32)
+        }
+    };
+    // An empty array's other axes may be longer than memory.
+    array.ok_or_else(|| {
+        let found = format!("shape {:?}", header.shape);
+        NpyError::new(path, found, "a shape that can be addressed")
     })
 }
 
-fn shaped<T>(header: &Header, data: Vec<T>) -> ArrayD<T> {
+/// `None` when the shape can't be addressed.
+fn shaped<T>(header: &Header, data: impl Iterator<Item = T>) -> Option<ArrayD<T>> {
     let shape = IxDyn(&header.shape).set_f(header.fortran);
-    ArrayD::from_shape_vec(shape, data).expect("the header was checked against the data's length")
+    ArrayD::from_shape_vec(shape, data.collect()).ok()
 }
 
 /// The header and the offset of the data; what was found instead as a sentence's object.

@@ -23,6 +23,13 @@ pub fn read(path: impl AsRef<Path>) -> Result<Npz, NpyError> {
     let file = File::open(path).map_err(|e| refuse(crate::npy::describe(&e)))?;
     let mut archive =
         zip::ZipArchive::new(BufReader::new(file)).map_err(|e| refuse(e.to_string()))?;
+    // Entries that share bytes make a small archive hold any amount.
+    if archive
+        .has_overlapping_files()
+        .map_err(|e| refuse(e.to_string()))?
+    {
+        return Err(refuse("members that overlap".into()));
+    }
     let mut arrays = BTreeMap::new();
     for i in 0..archive.len() {
         let mut member = archive.by_index(i).map_err(|e| refuse(e.to_string()))?;
