@@ -202,6 +202,8 @@ struct Case {
     bias: Option<DType>,
     residual: Option<DType>,
     activation: Activation,
+    /// Pairs of columns: the output has N / 2.
+    gated: bool,
     output: DType,
     seed: u64,
 }
@@ -222,6 +224,7 @@ impl Case {
             bias: None,
             residual: None,
             activation: Activation::None,
+            gated: false,
             output: DType::I32,
             seed: 1,
         }
@@ -239,8 +242,20 @@ impl Case {
             (self.row_scales, self.col_scales) = (ScaleKind::None, ScaleKind::None);
             (self.bias, self.residual) = (None, None);
             self.activation = Activation::None;
+            self.gated = false;
+        }
+        if self.gated {
+            self.n -= self.n % 2;
         }
         self
+    }
+
+    fn output_columns(&self) -> usize {
+        if self.gated {
+            self.n / 2
+        } else {
+            self.n
+        }
     }
 }
 
@@ -343,7 +358,7 @@ impl Operands {
             })
             .collect();
         let bias: Vec<f32> = (0..n).map(|_| (random.unit() - 0.5) * 10.0).collect();
-        let residual = random.floats(m, n, Data::Full);
+        let residual = random.floats(m, case.output_columns(), Data::Full);
         Operands {
             lhs_int8: Stored::new(&random.int8(m, k, data), views[0], 77),
             lhs_float: Floats::new(&float_lhs, lhs_type, views[0]),
@@ -385,6 +400,7 @@ impl Operands {
             row_zero_points: (case.zero_points > 0).then_some(&self.zero_points[..]),
             bias: case.bias.map(|_| self.bias.slice()),
             activation: case.activation,
+            gated: case.gated,
             residual: case.residual.map(|_| self.residual.view()),
             out_scale: (case.output == DType::I8).then_some(0.037),
         }
@@ -482,7 +498,7 @@ fn same(what: &str, got: &Product, want: &Product) -> Result<(), String> {
 fn run(backend: &dyn Backend, case: &Case, o: &Operands) -> Result<Product, Error> {
     let weights = backend.pack(o.weights(case))?;
     let gemm = Gemm::new(o.lhs(case), &weights, o.epilogue(case))?;
-    product!((case.m, case.n), case.output, |out| backend
+    product!((case.m, case.output_columns()), case.output, |out| backend
         .gemm(&gemm, out))
 }
 
@@ -496,7 +512,8 @@ fn check(backend: &dyn Backend, case: &Case, o: &Operands, want: &Product) -> Re
         && case.zero_points == 0
         && case.bias.is_none()
         && case.residual.is_none()
-        && case.activation == Activation::None;
+        && case.activation == Activation::None
+        && !case.gated;
     match (case.lhs, case.weights) {
         (LhsKind::Int8, None) if plain && case.output == DType::I32 => {
             let mut out = Written::new(dim, -5i32);
@@ -637,12 +654,13 @@ fn case() -> impl Strategy<Value = Case> {
         prop::option::of(float_type()),
         prop::option::of(float_type()),
         activation(),
+        prop::bool::weighted(0.3),
         output(),
         any::<u64>(),
     );
     ((rows(), columns(), depth()), operands, scaling, rest).prop_map(
         |((m, n, k), (lhs, weights, data, views), (rows, cols, zero_points), rest)| {
-            let (bias, residual, activation, output, seed) = rest;
+            let (bias, residual, activation, gated, output, seed) = rest;
             Case {
                 m,
                 n,
@@ -657,6 +675,7 @@ fn case() -> impl Strategy<Value = Case> {
                 bias,
                 residual,
                 activation,
+                gated,
                 output,
                 seed,
             }
@@ -670,7 +689,7 @@ fn bare(float: bool) -> impl Strategy<Value = Case> {
     case().prop_map(move |mut case| {
         (case.row_scales, case.col_scales) = (ScaleKind::None, ScaleKind::None);
         (case.zero_points, case.bias, case.residual) = (0, None, None);
-        case.activation = Activation::None;
+        (case.activation, case.gated) = (Activation::None, false);
         if float {
             let dtype = case.weights.unwrap_or(DType::F32);
             case.weights = Some(dtype);
@@ -760,7 +779,7 @@ proptest! {
                 _ => unreachable!("two kinds of left operand"),
             };
             let gemm = Gemm::new(lhs, &weights, epilogue).unwrap();
-            let alone = product!((1, case.n), one.output, |out| cpu.gemm(&gemm, out)).unwrap();
+            let alone = product!((1, case.output_columns()), one.output, |out| cpu.gemm(&gemm, out)).unwrap();
             let (all, alone) = (bits(&all), bits(&alone));
             prop_assert_eq!(all.index_axis(Axis(0), i), alone.index_axis(Axis(0), 0), "{}, row {}", name, i);
         }

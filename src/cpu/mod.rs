@@ -218,6 +218,7 @@ impl Cpu {
             col_sums: zero_points.then(|| weights.col_sums()),
             bias: bias.as_deref(),
             activation: epilogue.activation,
+            gated: epilogue.gated,
             residual: epilogue.residual.as_ref().map(FloatView::view),
             out_multiplier: epilogue.out_scale.map_or(1.0, |s| 1.0 / s),
         };

@@ -1,7 +1,7 @@
 //! One product, checked: only a value of this type reaches a kernel.
 
 use crate::element::{DType, FloatView};
-use crate::epilogue::{Epilogue, Scales};
+use crate::epilogue::{output_columns, Epilogue, Scales};
 use crate::error::{Error, Result};
 use crate::gemm::PackedWeights;
 use crate::numerics::{MAX_K, MAX_K_ZERO_POINT};
@@ -146,6 +146,14 @@ impl<'a> Gemm<'a> {
         (self.lhs.dim().0, self.weights.n, self.weights.k)
     }
 
+    /// Columns of the output: N, or half of it when the epilogue is gated.
+    ///
+    /// # Errors
+    /// [`Error::Value`] when a gated product has an odd N.
+    pub fn output_columns(&self) -> Result<usize> {
+        output_columns(self.weights.n, self.epilogue.gated)
+    }
+
     /// Checks the output's shape and type against the product.
     pub(crate) fn check_output(
         &self,
@@ -154,15 +162,16 @@ impl<'a> Gemm<'a> {
         dtype: DType,
     ) -> Result<()> {
         let (m, n, _) = self.mnk();
-        if dim != (m, n) {
+        let cols = self.output_columns()?;
+        if dim != (m, cols) {
             return Err(Error::Shape {
                 op: "gemm",
                 what: "the output",
                 found: vec![dim.0, dim.1],
-                expected: format!("[{m}, {n}]"),
+                expected: format!("[{m}, {cols}]"),
             });
         }
-        if m > 0 && n > 1 && strides.1 != 1 {
+        if m > 0 && cols > 1 && strides.1 != 1 {
             return Err(Error::Value {
                 what: "the output's column stride",
                 found: strides.1.to_string(),
