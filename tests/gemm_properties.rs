@@ -5,8 +5,8 @@ use half::{bf16, f16};
 use imma::numerics::{MAX_K, MAX_K_ZERO_POINT};
 use imma::reference::{self, Product};
 use imma::{
-    Activation, ActivationQuant, Backend, Cpu, DType, Element, Epilogue, Error, FloatSlice,
-    FloatView, Gemm, Lhs, OutputMut, Scales, Weights,
+    interleave_gate_up, Activation, ActivationQuant, Backend, Cpu, DType, Element, Epilogue, Error,
+    FloatSlice, FloatView, Gemm, Lhs, OutputMut, Scales, Weights,
 };
 use ndarray::{s, Array1, Array2, ArrayView2, ArrayViewMut2, Axis};
 use proptest::prelude::*;
@@ -735,6 +735,182 @@ proptest! {
     #[test]
     fn float_products_are_the_oracles(case in bare(true)) {
         check_everywhere(&case).map_err(TestCaseError::fail)?;
+    }
+}
+
+/// Products as int8 with a scale a row against the oracle's floats and their quantisation.
+fn check_quantized(backend: &dyn Backend, case: &Case, o: &Operands) -> Result<(), String> {
+    let floats = match reference::gemm(
+        &o.lhs(case),
+        &o.weights(case),
+        &o.epilogue(case),
+        DType::F32,
+    ) {
+        Product::F32(floats) => floats,
+        other => return Err(format!("the oracle answered {other:?}")),
+    };
+    let want = reference::quantize_rows(floats.view());
+    let fail = |e: Error| format!("refused: {e}");
+    let weights = backend.pack(o.weights(case)).map_err(fail)?;
+    let gemm = Gemm::new(o.lhs(case), &weights, o.epilogue(case)).map_err(fail)?;
+    let mut out = Written::new((case.m, case.output_columns()), 99i8);
+    // Rows from the last up; for some cases columns too.
+    let mut view = out.view();
+    let turned = case.seed % 3 == 0;
+    if turned {
+        view.invert_axis(Axis(1));
+    }
+    let mut scales = vec![-1f32; case.m];
+    backend
+        .gemm_quantized(&gemm, view, &mut scales)
+        .map_err(fail)?;
+    let mut found = out.take();
+    if turned {
+        found.invert_axis(Axis(1));
+    }
+    same("quantised", &Product::I8(found), &Product::I8(want.q))?;
+    let column = |scales: Vec<f32>| Product::F32(Array1::from(scales).insert_axis(Axis(1)));
+    same("scales", &column(scales), &column(want.scales))
+}
+
+/// Several strips of rows, the last one shorter, and more rows than one has of a single column.
+#[test]
+fn quantised_products_of_several_strips() {
+    for (m, n, gated) in [(70, 40_000, false), (5, 600_000, true), (5000, 1, false)] {
+        let case = Case {
+            gated,
+            output: DType::F32,
+            row_scales: ScaleKind::PerVector,
+            zero_points: 2,
+            residual: Some(DType::BF16),
+            ..Case::plain(m, n, 3, Data::Full)
+        };
+        let o = Operands::new(&case);
+        for cpu in [Cpu::new(), Cpu::new().with_threads(1).unwrap()] {
+            check_quantized(&cpu, &case, &o).unwrap_or_else(|e| panic!("{case:?}: {e}"));
+        }
+    }
+}
+
+/// What pairs and fresh scales do not go with is refused, and nothing is written.
+#[test]
+fn pairs_and_fresh_scales_that_do_not_fit_are_refused() {
+    let cpu = Cpu::new();
+    let lhs = Array2::<i8>::ones((2, 3));
+    let refused = |n: usize, cols: usize, epilogue: Epilogue<'_>, output: DType| {
+        let weights = cpu
+            .pack(Weights::Int8(Array2::ones((3, n)).view()))
+            .unwrap();
+        let gemm = Gemm::new(Lhs::Int8(lhs.view()), &weights, epilogue).unwrap();
+        let result = product!((2, cols), output, |out| cpu.gemm(&gemm, out));
+        result.unwrap_err().to_string()
+    };
+    let pairs = || Epilogue {
+        gated: true,
+        ..Epilogue::default()
+    };
+    let residual = Array2::<f32>::zeros((2, 4));
+    for (error, expected) in [
+        (
+            refused(4, 2, pairs(), DType::I32),
+            "a gated product with i32",
+        ),
+        (refused(5, 2, pairs(), DType::F32), "5"),
+        (refused(4, 4, pairs(), DType::F32), "[2, 2]"),
+        (
+            refused(
+                4,
+                2,
+                Epilogue {
+                    residual: Some(FloatView::F32(residual.view())),
+                    ..pairs()
+                },
+                DType::F32,
+            ),
+            "[2, 2]",
+        ),
+    ] {
+        assert!(error.contains(expected), "{error}; expected {expected}");
+    }
+    let quantized = |cols: usize, rows: usize, out_scale: Option<f32>| {
+        let weights = cpu
+            .pack(Weights::Int8(Array2::ones((3, 4)).view()))
+            .unwrap();
+        let epilogue = Epilogue {
+            out_scale,
+            ..Epilogue::default()
+        };
+        let gemm = Gemm::new(Lhs::Int8(lhs.view()), &weights, epilogue).unwrap();
+        let (mut q, mut scales) = (Array2::from_elem((2, cols), 9i8), vec![9f32; rows]);
+        let error = cpu.gemm_quantized(&gemm, q.view_mut(), &mut scales);
+        assert!(q.iter().all(|x| *x == 9) && scales.iter().all(|x| *x == 9.0));
+        error.unwrap_err().to_string()
+    };
+    for (error, expected) in [
+        (quantized(4, 2, Some(0.5)), "its own"),
+        (quantized(4, 3, None), "row scales"),
+        (quantized(3, 2, None), "[2, 4]"),
+    ] {
+        assert!(error.contains(expected), "{error}; expected {expected}");
+    }
+    // Weights that another leaf packed, without rows too.
+    let portable = Cpu::new().with_leaf("portable").unwrap();
+    if cpu.leaf() != "portable" {
+        let weights = portable
+            .pack(Weights::Int8(Array2::ones((3, 4)).view()))
+            .unwrap();
+        let none = Array2::<i8>::ones((0, 3));
+        let gemm = Gemm::new(Lhs::Int8(none.view()), &weights, Epilogue::default()).unwrap();
+        let error = cpu.gemm_quantized(&gemm, Array2::zeros((0, 4)).view_mut(), &mut []);
+        assert!(
+            matches!(error, Err(Error::PackedElsewhere { .. })),
+            "{error:?}"
+        );
+    }
+}
+
+/// Slices of gate and up in turn, along either axis, of any view; what has no such layout is refused.
+#[test]
+fn gate_and_up_are_interleaved() {
+    let gate = Array2::from_shape_fn((3, 4), |(i, j)| (10 * i + j) as i8);
+    let up = gate.mapv(|x| -x - 1);
+    for axis in [0, 1] {
+        let both = interleave_gate_up(gate.view(), up.view(), Axis(axis)).unwrap();
+        assert_eq!(both.len_of(Axis(axis)), 2 * gate.len_of(Axis(axis)));
+        for j in 0..gate.len_of(Axis(axis)) {
+            let (even, odd) = (
+                both.index_axis(Axis(axis), 2 * j),
+                both.index_axis(Axis(axis), 2 * j + 1),
+            );
+            assert_eq!(even, gate.index_axis(Axis(axis), j));
+            assert_eq!(odd, up.index_axis(Axis(axis), j));
+        }
+        let turned = interleave_gate_up(gate.t(), up.t(), Axis(1 - axis)).unwrap();
+        assert_eq!(turned.t(), both);
+    }
+    let bias = interleave_gate_up(gate.row(0), up.row(0), Axis(0)).unwrap();
+    assert_eq!(bias.to_vec(), [0, -1, 1, -2, 2, -3, 3, -4]);
+    let none = Array2::<f32>::zeros((3, 0));
+    let both = interleave_gate_up(none.view(), none.view(), Axis(1)).unwrap();
+    assert_eq!(both.dim(), (3, 0));
+    assert!(matches!(
+        interleave_gate_up(gate.view(), up.t(), Axis(0)),
+        Err(Error::ShapeMismatch { .. })
+    ));
+    assert!(interleave_gate_up(gate.view(), up.view(), Axis(2)).is_err());
+}
+
+proptest! {
+    #![proptest_config(config(96))]
+
+    #[test]
+    fn quantised_products_are_the_oracles(mut case in case()) {
+        case.output = DType::F32;
+        let o = Operands::new(&case);
+        for (name, cpu) in backends() {
+            check_quantized(cpu, &case, &o)
+                .map_err(|e| TestCaseError::fail(format!("{name}: {case:?}: {e}")))?;
+        }
     }
 }
 

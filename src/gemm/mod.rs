@@ -4,6 +4,7 @@ mod backend;
 mod packed;
 mod pairs;
 mod problem;
+pub(crate) mod quantized;
 
 pub use backend::{Backend, Weights};
 pub use packed::PackedWeights;

@@ -5,7 +5,7 @@ use crate::epilogue::{output_columns, Epilogue, Scales};
 use crate::error::{Error, Result};
 use crate::gemm::PackedWeights;
 use crate::numerics::{MAX_K, MAX_K_ZERO_POINT};
-use ndarray::ArrayView2;
+use ndarray::{s, ArrayView2};
 
 /// How float activations are quantised on their way into the product.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -144,6 +144,35 @@ impl<'a> Gemm<'a> {
     /// M, N and K.
     pub fn mnk(&self) -> (usize, usize, usize) {
         (self.lhs.dim().0, self.weights.n, self.weights.k)
+    }
+
+    /// The product of rows `first..first + rows` alone, whose bits are the same.
+    pub(crate) fn rows(&self, first: usize, rows: usize) -> Gemm<'_> {
+        let end = first + rows;
+        let lhs = match &self.lhs {
+            Lhs::Int8(data) => Lhs::Int8(data.slice(s![first..end, ..])),
+            Lhs::Float { data, quant } => Lhs::Float {
+                data: data.rows(first, end),
+                quant: *quant,
+            },
+        };
+        let epilogue = &self.epilogue;
+        Gemm {
+            lhs,
+            weights: self.weights.clone(),
+            epilogue: Epilogue {
+                row_scales: match epilogue.row_scales {
+                    Scales::PerVector(all) => Scales::PerVector(&all[first..end]),
+                    other => other,
+                },
+                row_zero_points: match epilogue.row_zero_points {
+                    Some(all) if all.len() != 1 => Some(&all[first..end]),
+                    other => other,
+                },
+                residual: epilogue.residual.as_ref().map(|r| r.rows(first, end)),
+                ..epilogue.clone()
+            },
+        }
     }
 
     /// Columns of the output: N, or half of it when the epilogue is gated.
