@@ -72,37 +72,72 @@ __device__ __forceinline__ void store_group(void* base, uint64_t at, unsigned co
     }
 }
 
-// Finishes columns `col .. col + count` (col a multiple of four, count 1 to 4) of a row of product `batch`.
-__device__ __forceinline__ void finish(const EpilogueParams& p, unsigned batch, unsigned row, unsigned col,
-                                       unsigned count, int (&sum)[GROUP]) {
-    const unsigned col_at = batch * p.col_batch + col;
+// One or two elements of a residual, in one access where two are aligned: columns of a gated output.
+template <typename T>
+__device__ __forceinline__ void load_pair(const void* base, uint64_t at, unsigned count, bool vector,
+                                          float (&x)[GROUP]) {
+    const T* p = static_cast<const T*>(base) + at;
+    if (vector && count == 2) {
+        if constexpr (sizeof(T) == 4) {
+            const float2 v = *reinterpret_cast<const float2*>(p);
+            x[0] = v.x;
+            x[1] = v.y;
+        } else {
+            const uint32_t v = *reinterpret_cast<const uint32_t*>(p);
+            x[0] = widen(T{uint16_t(v & 0xffff)});
+            x[1] = widen(T{uint16_t(v >> 16)});
+        }
+    } else {
+        x[0] = widen(p[0]);
+        x[1] = count == 2 ? widen(p[1]) : 0.0f;
+    }
+}
+
+template <typename T>
+__device__ __forceinline__ void store_pair(void* base, uint64_t at, unsigned count, bool vector,
+                                           const float (&x)[GROUP]) {
+    T* p = static_cast<T*>(base) + at;
+    if (vector && count == 2) {
+        if constexpr (sizeof(T) == 4) {
+            *reinterpret_cast<float2*>(p) = make_float2(x[0], x[1]);
+        } else {
+            *reinterpret_cast<uint32_t*>(p) = narrow<T>(x[0]).bits | uint32_t(narrow<T>(x[1]).bits) << 16;
+        }
+    } else {
+        p[0] = narrow<T>(x[0]);
+        if (count == 2) {
+            p[1] = narrow<T>(x[1]);
+        }
+    }
+}
+
+// Where a group goes in the output: its column there, and how many. A gated group has half of each.
+struct Place {
+    unsigned col, count;
+};
+__device__ __forceinline__ Place place(const EpilogueParams& p, unsigned col, unsigned count) {
+    return p.gated ? Place{col / 2, count / 2} : Place{col, count};
+}
+
+// Takes the zero point's share off sums of columns `col .. col + count`.
+__device__ __forceinline__ void correct(const EpilogueParams& p, unsigned batch, unsigned row, unsigned col,
+                                        unsigned count, int (&sum)[GROUP]) {
     if (p.row_zeros) {
         const uint32_t zero = p.row_zeros[batch * p.row_batch + row * p.zero_step];
-        const int* sums = p.col_sums + col_at;
+        const int* sums = p.col_sums + batch * p.col_batch + col;
 #pragma unroll
         for (unsigned i = 0; i < GROUP; ++i) {
             // Unsigned: wraps as the CPU's does.
             sum[i] = int(uint32_t(sum[i]) - zero * uint32_t(i < count ? sums[i] : 0));
         }
     }
-    const uint64_t at = batch * p.output_batch + row * p.output_stride + col;
-    const bool vector = p.vectors & IMMA_VECTOR_OUTPUT;
-    if (p.output_type == IMMA_TYPE_I32) {
-        int* out = static_cast<int*>(p.output) + at;
-        if (vector && count == GROUP) {
-            *reinterpret_cast<int4*>(out) = make_int4(sum[0], sum[1], sum[2], sum[3]);
-        } else {
-#pragma unroll
-            for (unsigned i = 0; i < GROUP; ++i) {
-                if (i < count) {
-                    out[i] = sum[i];
-                }
-            }
-        }
-        return;
-    }
+}
 
-    float x[GROUP], scale[GROUP] = {1.0f, 1.0f, 1.0f, 1.0f};
+// The f32 values that corrected sums of columns `col .. col + count` become, residual included: those of place().
+__device__ __forceinline__ void values(const EpilogueParams& p, unsigned batch, unsigned row, unsigned col,
+                                       unsigned count, const int (&sum)[GROUP], float (&x)[GROUP]) {
+    const unsigned col_at = batch * p.col_batch + col;
+    float scale[GROUP] = {1.0f, 1.0f, 1.0f, 1.0f};
     const float row_scale = p.row_scales ? p.row_scales[batch * p.row_batch + row * p.row_step] : 1.0f;
     if (p.col_scales) {
         if (p.col_step) {
@@ -128,10 +163,17 @@ __device__ __forceinline__ void finish(const EpilogueParams& p, unsigned batch, 
             x[i] = __fmul_rn(x[i], scale[i]);
         }
     }
+    if (p.gated) {
+        // Both gates before both ups.
+        const float up = x[1];
+        x[1] = x[2];
+        x[2] = up;
+    }
     if (p.activation != IMMA_ACTIVATION_NONE) {
+        const unsigned activated = p.gated ? GROUP / 2 : GROUP;
         // Not unrolled: the polynomials once in the code, not four times.
 #pragma unroll 1
-        for (unsigned i = 0; i < GROUP; ++i) {
+        for (unsigned i = 0; i < activated; ++i) {
             const float y = activate(p.activation, i == 0 ? x[0] : i == 1 ? x[1] : i == 2 ? x[2] : x[3]);
             x[0] = i == 0 ? y : x[0];
             x[1] = i == 1 ? y : x[1];
@@ -139,25 +181,38 @@ __device__ __forceinline__ void finish(const EpilogueParams& p, unsigned batch, 
             x[3] = i == 3 ? y : x[3];
         }
     }
+    if (p.gated) {
+        x[0] = __fmul_rn(x[0], x[2]);
+        x[1] = __fmul_rn(x[1], x[3]);
+    }
     if (p.residual_type) {
-        float residual[GROUP];
-        const uint64_t from = batch * p.residual_batch + row * p.residual_stride + col;
-        load_typed(p.residual_type, p.residual, from, count, p.vectors & IMMA_VECTOR_RESIDUAL, residual);
+        float residual[GROUP] = {0.0f, 0.0f, 0.0f, 0.0f};
+        const Place to = place(p, col, count);
+        const uint64_t from = batch * p.residual_batch + row * p.residual_stride + to.col;
+        const bool vector = p.vectors & IMMA_VECTOR_RESIDUAL;
+        if (p.gated) {
+            switch (p.residual_type) {
+                case IMMA_TYPE_F16: load_pair<F16>(p.residual, from, to.count, vector, residual); break;
+                case IMMA_TYPE_BF16: load_pair<BF16>(p.residual, from, to.count, vector, residual); break;
+                default: load_pair<F32>(p.residual, from, to.count, vector, residual); break;
+            }
+        } else {
+            load_typed(p.residual_type, p.residual, from, to.count, vector, residual);
+        }
 #pragma unroll
         for (unsigned i = 0; i < GROUP; ++i) {
             x[i] = __fadd_rn(x[i], residual[i]);
         }
     }
-    switch (p.output_type) {
-        case IMMA_TYPE_F32: return store_group<F32>(p.output, at, count, vector, x);
-        case IMMA_TYPE_F16: return store_group<F16>(p.output, at, count, vector, x);
-        case IMMA_TYPE_BF16: return store_group<BF16>(p.output, at, count, vector, x);
-        default: break;
-    }
+}
+
+// Quantises values with a multiplier and stores them from element `at` of an int8 output on.
+__device__ __forceinline__ void store_quantized(const EpilogueParams& p, uint64_t at, unsigned count, float multiplier,
+                                                const float (&x)[GROUP]) {
     int q[GROUP];
 #pragma unroll
     for (unsigned i = 0; i < GROUP; ++i) {
-        q[i] = NearestEven::quantize(x[i], p.out_multiplier, 0, 0.0f);
+        q[i] = NearestEven::quantize(x[i], multiplier, 0, 0.0f);
     }
     int8_t* out = static_cast<int8_t*>(p.output) + at;
     if (count == GROUP) {
@@ -170,6 +225,48 @@ __device__ __forceinline__ void finish(const EpilogueParams& p, unsigned batch, 
             }
         }
     }
+}
+
+// Finishes columns `col .. col + count` (col a multiple of four, count 1 to 4, even when gated) of a row of product
+// `batch`.
+__device__ __forceinline__ void finish(const EpilogueParams& p, unsigned batch, unsigned row, unsigned col,
+                                       unsigned count, int (&sum)[GROUP]) {
+    correct(p, batch, row, col, count, sum);
+    const Place to = place(p, col, count);
+    const uint64_t at = batch * p.output_batch + row * p.output_stride + to.col;
+    const bool vector = p.vectors & IMMA_VECTOR_OUTPUT;
+    if (p.output_type == IMMA_TYPE_I32) {
+        int* out = static_cast<int*>(p.output) + at;
+        if (vector && count == GROUP) {
+            *reinterpret_cast<int4*>(out) = make_int4(sum[0], sum[1], sum[2], sum[3]);
+        } else {
+#pragma unroll
+            for (unsigned i = 0; i < GROUP; ++i) {
+                if (i < count) {
+                    out[i] = sum[i];
+                }
+            }
+        }
+        return;
+    }
+    float x[GROUP];
+    values(p, batch, row, col, count, sum, x);
+    if (p.gated) {
+        switch (p.output_type) {
+            case IMMA_TYPE_F32: return store_pair<F32>(p.output, at, to.count, vector, x);
+            case IMMA_TYPE_F16: return store_pair<F16>(p.output, at, to.count, vector, x);
+            case IMMA_TYPE_BF16: return store_pair<BF16>(p.output, at, to.count, vector, x);
+            default: break;
+        }
+    } else {
+        switch (p.output_type) {
+            case IMMA_TYPE_F32: return store_group<F32>(p.output, at, count, vector, x);
+            case IMMA_TYPE_F16: return store_group<F16>(p.output, at, count, vector, x);
+            case IMMA_TYPE_BF16: return store_group<BF16>(p.output, at, count, vector, x);
+            default: break;
+        }
+    }
+    store_quantized(p, at, to.count, p.out_multiplier, x);
 }
 
 }  // namespace imma

@@ -10,7 +10,7 @@ namespace imma {
 static_assert(sizeof(EpilogueParams) == 144, "is_plain knows every part");
 __device__ __forceinline__ bool is_plain(const EpilogueParams& e) {
     const bool floats = e.output_type == IMMA_TYPE_F32 || e.output_type == IMMA_TYPE_F16 || e.output_type == IMMA_TYPE_BF16;
-    return floats && !e.row_zeros && e.activation == IMMA_ACTIVATION_NONE && !e.residual_type;
+    return floats && !e.gated && !e.row_zeros && e.activation == IMMA_ACTIVATION_NONE && !e.residual_type;
 }
 
 // Four sums of a row that other blocks added to, past L1; zeros in their place.

@@ -163,7 +163,8 @@ struct SiluMulQuantizeParams {
 /* epilogue: threads of a block; a thread finishes four columns of a row. */
 #define IMMA_EPILOGUE_THREADS 256
 
-/* What happens to the sums [rows, cols] on their way out: src/epilogue.rs. Absent parts are null. */
+/* What happens to the sums [rows, cols] on their way out: src/epilogue.rs. Absent parts are null. Output and residual are
+ * [rows, cols], or [rows, cols / 2] when gated. */
 struct EpilogueParams {
     void *output;
     const void *residual;
@@ -189,7 +190,7 @@ struct EpilogueParams {
     unsigned int activation;
     unsigned int vectors; /* IMMA_VECTOR_* */
     float out_multiplier; /* 1 / out_scale, for int8 */
-    unsigned int reserved;
+    unsigned int gated; /* whether columns are pairs, gate before up; cols is even */
 };
 
 /* epilogue_i32: output = epilogue(sum of `splits` matrices of int32). */
@@ -247,7 +248,15 @@ struct PeakParams {
     unsigned int reserved;
 };
 
+/* epilogue_quantize: output = int8 of epilogue(sum of `splits` matrices of int32), each row with a scale of its own. One
+ * block a row; the epilogue's output type and multiplier count for nothing. */
+struct FinishQuantizeParams {
+    float *scales; /* [rows] */
+    struct FinishParams finish;
+};
+
 #ifdef __CUDACC__
+static_assert(sizeof(FinishQuantizeParams) == 192, "layout");
 static_assert(sizeof(PeakParams) == 24, "layout");
 static_assert(sizeof(EpilogueParams) == 144 && offsetof(EpilogueParams, row_batch) == 88, "layout");
 static_assert(sizeof(FinishParams) == 184 && offsetof(FinishParams, epilogue) == 40, "layout");

@@ -166,6 +166,16 @@ impl FloatView<'_> {
         }
     }
 
+    /// Rows `first..end`.
+    pub(crate) fn rows(&self, first: usize, end: usize) -> FloatView<'_> {
+        let rows = ndarray::s![first..end, ..];
+        match self {
+            FloatView::F32(v) => FloatView::F32(v.slice(rows)),
+            FloatView::F16(v) => FloatView::F16(v.slice(rows)),
+            FloatView::BF16(v) => FloatView::BF16(v.slice(rows)),
+        }
+    }
+
     /// Rows and columns.
     pub fn dim(&self) -> (usize, usize) {
         match self {

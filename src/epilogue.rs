@@ -11,6 +11,19 @@
 //! ```
 //!
 //! An i32 output is the raw sum `s`.
+//!
+//! A *gated* epilogue (SwiGLU, GEGLU, ReGLU by the activation) takes the columns in pairs, gate before up, and the output
+//! has half of them. Scales, column sums and bias are those of the product's columns, the residual that of the output:
+//!
+//! ```text
+//! col      0       1     2       3          N - 2         N - 1        v as above, up to the activation
+//!          gate 0  up 0  gate 1  up 1  ...  gate N/2 - 1  up N/2 - 1
+//! w[row, j] = activation(v[row, 2 j]) * v[row, 2 j + 1]                rounded to nearest even
+//! w = w + residual[row, j]                                             and on as above
+//! ```
+//!
+//! Neighbours are in one tile whatever the tile is. [`interleave_gate_up`](crate::interleave_gate_up) lays weights, scales
+//! and biases out so.
 
 use crate::activation::Activation;
 use crate::element::{DType, Element, FloatSlice, FloatView};
@@ -69,12 +82,27 @@ pub struct Epilogue<'a> {
     pub row_zero_points: Option<&'a [i32]>,
     /// Added to each column, `[N]`.
     pub bias: Option<FloatSlice<'a>>,
-    /// Applied after the bias.
+    /// Applied after the bias; of a gated product to the gate alone.
     pub activation: Activation,
-    /// Added last, `[M, N]`.
+    /// Columns `2 j` and `2 j + 1` are a gate and what it multiplies: the output is `[M, N / 2]`.
+    pub gated: bool,
+    /// Added last, in the output's shape.
     pub residual: Option<FloatView<'a>>,
     /// The step of an i8 output: needed there, refused elsewhere.
     pub out_scale: Option<f32>,
+}
+
+/// Columns of the output of a product with `n` columns.
+pub(crate) fn output_columns(n: usize, gated: bool) -> Result<usize> {
+    match (gated, n % 2) {
+        (false, _) => Ok(n),
+        (true, 0) => Ok(n / 2),
+        (true, _) => Err(Error::Value {
+            what: "the columns of a gated product",
+            found: n.to_string(),
+            expected: "an even number: pairs of gate and up".into(),
+        }),
+    }
 }
 
 fn check_length(what: &'static str, found: usize, expected: usize) -> Result<()> {
@@ -92,6 +120,7 @@ fn check_length(what: &'static str, found: usize, expected: usize) -> Result<()>
 impl Epilogue<'_> {
     /// Checks every length against an `[m, n]` product and the parts against the output type.
     pub(crate) fn check(&self, m: usize, n: usize, output: DType) -> Result<()> {
+        let out = output_columns(n, self.gated)?;
         self.row_scales.check("row scales", m)?;
         self.col_scales.check("column scales", n)?;
         if let Some(zero_points) = self.row_zero_points {
@@ -111,12 +140,12 @@ impl Epilogue<'_> {
         }
         if let Some(residual) = &self.residual {
             let (rows, cols) = residual.dim();
-            if (rows, cols) != (m, n) {
+            if (rows, cols) != (m, out) {
                 return Err(Error::Shape {
                     op: "epilogue",
                     what: "residual",
                     found: vec![rows, cols],
-                    expected: format!("[{m}, {n}]"),
+                    expected: format!("[{m}, {out}]"),
                 });
             }
         }
@@ -147,6 +176,12 @@ impl Epilogue<'_> {
             {
                 return refuse("a bias, activation or residual", "the raw sums only");
             }
+            if self.gated {
+                return refuse(
+                    "a gated product",
+                    "a float or i8 output: pairs of raw sums have no product",
+                );
+            }
         }
         Ok(())
     }
@@ -163,14 +198,30 @@ pub(crate) struct Resolved<'a> {
     pub bias: Option<&'a [f32]>,
     /// Applied after the bias.
     pub activation: Activation,
+    /// Pairs of columns become one.
+    pub gated: bool,
     /// Added last.
     pub residual: Option<FloatView<'a>>,
     /// `1 / out_scale`.
     pub out_multiplier: f32,
 }
 
+/// Columns that [`Resolved::row`] takes at most: the widest panel.
+pub(crate) const WIDTH: usize = 32;
+
 impl Resolved<'_> {
-    /// Turns the sums of `row`, columns `col0..col0 + acc.len()`, into f32, step by step as the module says.
+    /// The output's column, or number of columns, that a column or number of the product becomes.
+    #[inline(always)]
+    pub fn halved(&self, col: usize) -> usize {
+        if self.gated {
+            col / 2
+        } else {
+            col
+        }
+    }
+
+    /// Turns the sums of `row`, columns `col0..col0 + acc.len()` (at most [`WIDTH`], both even when gated), into f32, step
+    /// by step as the module says. A gated row's are the first half of `out`.
     #[inline(always)]
     pub fn row(
         &self,
@@ -206,7 +257,12 @@ impl Resolved<'_> {
                     .for_each(|((o, a), b)| *o = (*a as f32 * scale).mul_add(s, *b));
             }
         }
-        self.activation.apply_row(out);
+        let (out, col0) = if self.gated {
+            (gate(self.activation, out), col0 / 2)
+        } else {
+            self.activation.apply_row(out);
+            (out, col0)
+        };
         match &self.residual {
             None => {}
             Some(FloatView::F32(r)) => add(out, r, row, col0),
@@ -225,6 +281,24 @@ impl Resolved<'_> {
             }
         }
     }
+}
+
+/// Makes the pairs of `row` its first half.
+#[inline(always)]
+fn gate(activation: Activation, row: &mut [f32]) -> &mut [f32] {
+    // Apart from each other, so that the activation runs on whole vectors.
+    let (mut gates, mut ups) = ([0f32; WIDTH / 2], [0f32; WIDTH / 2]);
+    let n = row.len() / 2;
+    let (gates, ups) = (&mut gates[..n], &mut ups[..n]);
+    for ((gate, up), pair) in gates.iter_mut().zip(&mut *ups).zip(row.chunks_exact(2)) {
+        (*gate, *up) = (pair[0], pair[1]);
+    }
+    activation.apply_row(gates);
+    let out = &mut row[..n];
+    for ((out, gate), up) in out.iter_mut().zip(gates).zip(ups) {
+        *out = *gate * *up;
+    }
+    out
 }
 
 #[inline(always)]

@@ -40,7 +40,7 @@ pub use cpu::Cpu;
 pub use element::{DType, Element, FloatSlice, FloatView, OutputMut};
 pub use epilogue::{Epilogue, Scales};
 pub use error::{Error, Result};
-pub use gemm::{ActivationQuant, Backend, Gemm, Lhs, PackedWeights, Weights};
+pub use gemm::{interleave_gate_up, ActivationQuant, Backend, Gemm, Lhs, PackedWeights, Weights};
 pub use ops::{
     add_rmsnorm_quantize, default_backend, einsum, einsum_vjp, matmul, matmul_float,
     matmul_true_int8, matmul_true_int8_on, matmul_vjp, q_matmul_int8, q_matmul_int8_as,

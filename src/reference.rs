@@ -253,8 +253,23 @@ pub fn gemm(
         given => (0..n).map(|j| scale_at(&given, j)).collect(),
     };
     let sums = corrected_sums(&a, w.view());
+    let scaled = |i: usize, j: usize| {
+        scaled_and_biased(sums[[i, j]], j, a.scales[i], col_scales[j], epilogue)
+    };
     let value = |(i, j): (usize, usize)| {
-        step_by_step(sums[[i, j]], i, j, a.scales[i], col_scales[j], epilogue)
+        let v = if epilogue.gated {
+            epilogue.activation.apply(scaled(i, 2 * j)) * scaled(i, 2 * j + 1)
+        } else {
+            epilogue.activation.apply(scaled(i, j))
+        };
+        with_residual(v, i, j, epilogue)
+    };
+    let n = if epilogue.gated {
+        assert_eq!(n % 2, 0, "a gated product has pairs of columns");
+        assert_ne!(output, DType::I32, "pairs of raw sums have no product");
+        n / 2
+    } else {
+        n
     };
     match output {
         DType::I32 => Product::I32(sums),
@@ -285,24 +300,19 @@ fn corrected_sums(a: &Quantized, w: ArrayView2<'_, i8>) -> Array2<i32> {
     })
 }
 
-/// One element from its sum to its f32 value; each line is one rounding.
-fn step_by_step(
-    sum: i32,
-    i: usize,
-    j: usize,
-    row: f32,
-    column: f32,
-    epilogue: &Epilogue<'_>,
-) -> f32 {
+/// One element from its sum up to the activation; each line is one rounding.
+fn scaled_and_biased(sum: i32, j: usize, row: f32, column: f32, epilogue: &Epilogue<'_>) -> f32 {
     let mut v = sum as f32;
     v *= row;
-    v = match epilogue.bias {
+    match epilogue.bias {
         None => v * column,
         Some(FloatSlice::F32(bias)) => v.mul_add(column, bias[j]),
         Some(FloatSlice::F16(bias)) => v.mul_add(column, f16::to_f32(bias[j])),
         Some(FloatSlice::BF16(bias)) => v.mul_add(column, bf16::to_f32(bias[j])),
-    };
-    v = epilogue.activation.apply(v);
+    }
+}
+
+fn with_residual(v: f32, i: usize, j: usize, epilogue: &Epilogue<'_>) -> f32 {
     match &epilogue.residual {
         None => v,
         Some(FloatView::F32(r)) => v + r[[i, j]],
@@ -394,7 +404,7 @@ mod tests {
             bias: Some(FloatSlice::F32(&bias)),
             activation: Activation::Relu,
             residual: Some(FloatView::F32(residual.view())),
-            out_scale: None,
+            ..Epilogue::default()
         };
         // Sums with zero point 1: [2*2 - 5*1, 2*1 - 5*5] = [-1, -23].
         let run = |epilogue: &Epilogue<'_>, output| {
@@ -416,6 +426,19 @@ mod tests {
         };
         // [-1 * 0.5 * 2 + 0.5 + 10, -23 * 0.5 * 4 + 0.25 + 20] = [9.5, -25.75]
         assert_eq!(run(&linear, DType::I8), Product::I8(arr2(&[[19, -52]])));
+        // Before the activation -0.5 and -45.75, as above without the residual: relu(-0.5) * -45.75 + 1, and without relu.
+        let residual = arr2(&[[1.0f32]]);
+        let gated = |activation| Epilogue {
+            activation,
+            gated: true,
+            residual: Some(FloatView::F32(residual.view())),
+            out_scale: None,
+            ..linear.clone()
+        };
+        for (activation, want) in [(Activation::Relu, 1.0), (Activation::None, 23.875)] {
+            let found = run(&gated(activation), DType::F32);
+            assert_eq!(found, Product::F32(arr2(&[[want]])));
+        }
         let raw = Epilogue {
             row_zero_points: Some(&[1]),
             ..Epilogue::default()

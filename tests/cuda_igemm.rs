@@ -174,9 +174,23 @@ impl Operands {
     }
 }
 
-/// One product by one instance with a random epilogue; also the stand-alone epilogue over the oracle's sums.
-fn check<O: Out>(random: &mut Random, tile: &'static Tile, splits: usize, [m, n, k]: [usize; 3]) {
+/// One product by one instance with a random epilogue, gated or not; also the stand-alone epilogue over the oracle's sums.
+fn check<O: Out>(random: &mut Random, tile: &'static Tile, splits: usize, shape: [usize; 3]) {
+    let gated = O::DTYPE != DType::I32 && random.below(3) == 0;
+    check_product::<O>(random, tile, splits, shape, gated);
+}
+
+fn check_product<O: Out>(
+    random: &mut Random,
+    tile: &'static Tile,
+    splits: usize,
+    [m, n, k]: [usize; 3],
+    gated: bool,
+) {
     let (device, stream) = (device(), stream());
+    // Whole pairs.
+    let n = if gated { n.next_multiple_of(2) } else { n };
+    let cols = if gated { n / 2 } else { n };
     let operands = Operands::new(&stream, random, [m, n, k], tile.aligned);
     let raw = O::DTYPE == DType::I32;
     let some = |random: &mut Random| random.below(3) > 0;
@@ -191,7 +205,7 @@ fn check<O: Out>(random: &mut Random, tile: &'static Tile, splits: usize, [m, n,
     };
     let (row, col) = (scales(m, 0.01), scales(n, 0.002));
     let bias = (!raw && some(random)).then(|| Floats::new(&stream, random, 1, n));
-    let residual = (!raw && some(random)).then(|| Floats::new(&stream, random, m, n));
+    let residual = (!raw && some(random)).then(|| Floats::new(&stream, random, m, cols));
     let activation = if raw {
         Activation::None
     } else {
@@ -218,12 +232,23 @@ fn check<O: Out>(random: &mut Random, tile: &'static Tile, splits: usize, [m, n,
         row_zero_points: zeros.as_deref(),
         bias: bias.as_ref().map(Floats::slice),
         activation,
-        residual: residual.as_ref().map(|r| r.view(m, n)),
+        gated,
+        residual: residual.as_ref().map(|r| r.view(m, cols)),
         out_scale,
     };
     let lhs = Lhs::Int8(operands.a.view());
     let weights = Weights::Int8(operands.w.t());
     let want = O::of(reference::gemm(&lhs, &weights, &epilogue, O::DTYPE));
+    let want_rows = (!raw).then(|| {
+        let epilogue = Epilogue {
+            out_scale: None,
+            ..epilogue.clone()
+        };
+        match reference::gemm(&lhs, &weights, &epilogue, DType::F32) {
+            Product::F32(floats) => reference::quantize_rows(floats.view()),
+            other => panic!("the oracle answered {other:?}"),
+        }
+    });
     let sums = reference::matmul_i32(operands.a.view(), operands.w.t());
     let sums: Vec<i32> = sums.into_iter().collect();
     let col_sums: Vec<i32> = operands
@@ -256,8 +281,12 @@ fn check<O: Out>(random: &mut Random, tile: &'static Tile, splits: usize, [m, n,
     let mut workspace: CudaSlice<i32> = stream
         .clone_htod(&vec![0x5555_5555; igemm.workspace(m, n).max(1)])
         .unwrap();
-    let mut output = Placed::filled(&stream, random, m, n, O::POISON, O::GAP);
-    let mut alone = Placed::filled(&stream, random, m, n, O::POISON, O::GAP);
+    let mut output = Placed::filled(&stream, random, m, cols, O::POISON, O::GAP);
+    let mut alone = Placed::filled(&stream, random, m, cols, O::POISON, O::GAP);
+    let mut rows = [(); 2].map(|()| Rows::new(&stream, random, m, cols));
+    let mut rows_workspace: CudaSlice<i32> = stream
+        .clone_htod(&vec![0x5555_5555; igemm.workspace_quantized(m, n).max(1)])
+        .unwrap();
     let sums = Placed::new(&stream, random, &sums, m, n, -5);
     let case = format!(
         "{} split {splits}, [{m}, {k}] x [{k}, {n}] -> {} {output}, {epilogue:?}",
@@ -275,6 +304,7 @@ fn check<O: Out>(random: &mut Random, tile: &'static Tile, splits: usize, [m, n,
                 col_sums: col_sums.as_ref().map(|v| v as _),
                 bias: bias_floats,
                 activation,
+                gated,
                 residual: residual_floats.zip(geometry).map(|(floats, g)| g.over(floats)),
                 out_scale,
             };
@@ -286,8 +316,27 @@ fn check<O: Out>(random: &mut Random, tile: &'static Tile, splits: usize, [m, n,
             device
                 .epilogue(&stream, gsums.over(&sums.view()), galone.over(&mut alone.view_mut()), &epilogue)
                 .unwrap_or_else(|error| panic!("{case}: {error}"));
+            if !raw {
+                let epilogue = DeviceEpilogue { out_scale: None, ..epilogue };
+                let [by_gemm, by_sums] = &mut rows;
+                let g = by_gemm.q.geometry();
+                device
+                    .igemm_quantized(&stream, igemm, ga.over(&a), gw.over(&w), g.over(&mut by_gemm.q.view_mut()),
+                        &mut by_gemm.scales.view_mut(), &epilogue, &mut rows_workspace)
+                    .unwrap_or_else(|error| panic!("quantised {case}: {error}"));
+                let g = by_sums.q.geometry();
+                device
+                    .epilogue_quantized(&stream, gsums.over(&sums.view()), g.over(&mut by_sums.q.view_mut()),
+                        &mut by_sums.scales.view_mut(), &epilogue)
+                    .unwrap_or_else(|error| panic!("quantised {case}: {error}"));
+            }
         })
     });
+    if let Some(want) = &want_rows {
+        for (what, found) in ["igemm_quantized", "epilogue_quantized"].iter().zip(rows) {
+            found.check(&stream, want, &format!("{what} {case}"));
+        }
+    }
     for (what, found) in [
         ("igemm", output.read(&stream)),
         ("epilogue", alone.read(&stream)),
@@ -299,14 +348,42 @@ fn check<O: Out>(random: &mut Random, tile: &'static Tile, splits: usize, [m, n,
         if let Some(i) = wrong.first() {
             panic!(
                 "{what}, {case}: [{}, {}] is {:?}, expected {:?}; {} of {} differ",
-                i / n,
-                i % n,
+                i / cols,
+                i % cols,
                 found[*i],
                 want[*i],
                 wrong.len(),
                 want.len()
             );
         }
+    }
+}
+
+/// An int8 output with a scale a row.
+struct Rows {
+    q: Placed<i8>,
+    scales: Placed<f32>,
+}
+
+impl Rows {
+    fn new(stream: &Arc<CudaStream>, random: &mut Random, m: usize, cols: usize) -> Self {
+        Rows {
+            q: Placed::filled(stream, random, m, cols, -77, -78),
+            scales: Placed::filled(stream, random, 1, m, -77.0, -78.0),
+        }
+    }
+
+    fn check(self, stream: &Arc<CudaStream>, want: &reference::Quantized, case: &str) {
+        let (q, scales) = (self.q.read(stream), self.scales.read(stream));
+        for (i, (found, want)) in scales.iter().zip(&want.scales).enumerate() {
+            assert!(
+                same(*found, *want),
+                "{case}: the scale of row {i} is {found}, expected {want}"
+            );
+        }
+        assert_eq!(scales.len(), want.scales.len(), "{case}");
+        let want: Vec<i8> = want.q.iter().copied().collect();
+        assert!(q == want, "{case}: other integers than expected");
     }
 }
 
@@ -350,9 +427,18 @@ fn every_instance_gives_the_oracle_s_bits() {
             check_any(random, tile, 1, shape);
         }
         check::<i32>(random, tile, 1, [m / 2 + 3, n / 2 + 5, k * 2]);
+        // Every instance with pairs, to every type it can have, whole and split.
+        let shape = [m / 2 + 3, n + 6, 3 * k + 20];
+        for splits in [1, 3] {
+            check_product::<f32>(random, tile, splits, [5, n / 2 + 3, 2 * k + 7], true);
+            check_product::<f16>(random, tile, splits, [3, 18, k + 9], true);
+            check_product::<bf16>(random, tile, splits, shape, true);
+            check_product::<i8>(random, tile, splits, [2, 34, k], true);
+        }
         check::<f32>(random, tile, 1, [7, 9, 0]);
         check_any(random, tile, 1, [0, 9, 33]);
         check_any(random, tile, 1, [9, 0, 33]);
+        check_product::<f32>(random, tile, 1, [9, 0, 33], true);
         for splits in [2, 3] {
             check_any(random, tile, splits, [19, n + 6, 5 * k + 33]);
         }
@@ -728,6 +814,66 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
         ),
         "{error}"
     );
+    // Pairs of raw sums have no product, and a column alone is no pair.
+    let pairs = DeviceEpilogue {
+        gated: true,
+        ..none
+    };
+    let refused = |n: usize| {
+        let mut halves = stream.clone_htod(&[9i32; 4]).unwrap();
+        let error = device
+            .igemm::<i32>(
+                &stream,
+                aligned,
+                Matrix::new(&fine_a, 4, 32),
+                Matrix::new(&fine_w, n, 32),
+                Matrix::new(&mut halves, 4, n / 2),
+                &pairs,
+                None,
+            )
+            .unwrap_err();
+        assert_eq!(stream.clone_dtoh(&halves).unwrap(), [9; 4]);
+        error.to_string()
+    };
+    assert!(
+        refused(2).contains("gated product with i32"),
+        "{}",
+        refused(2)
+    );
+    assert!(refused(3).contains("even number"), "{}", refused(3));
+    // A fresh scale beside a given one, one scale too few, no room for the sums, a full output for pairs.
+    let quantized = |cols: usize, rows: usize, room: usize, epilogue: &DeviceEpilogue<'_>| {
+        let mut q = stream.clone_htod(&[9i8; 8]).unwrap();
+        let mut scales = stream.clone_htod(&vec![9.0f32; rows]).unwrap();
+        let error = device
+            .igemm_quantized(
+                &stream,
+                aligned,
+                Matrix::new(&fine_a, 4, 32),
+                Matrix::new(&fine_w, 2, 32),
+                Matrix::new(&mut q, 4, cols),
+                &mut scales,
+                epilogue,
+                &mut stream.clone_htod(&vec![0i32; room]).unwrap(),
+            )
+            .unwrap_err();
+        assert_eq!(stream.clone_dtoh(&q).unwrap(), [9; 8]);
+        assert_eq!(stream.clone_dtoh(&scales).unwrap(), vec![9.0; rows]);
+        error.to_string()
+    };
+    let given = DeviceEpilogue {
+        out_scale: Some(0.5),
+        ..none
+    };
+    for (error, expected) in [
+        (quantized(2, 4, 8, &given), "its own"),
+        (quantized(2, 3, 8, &none), "scales"),
+        (quantized(2, 4, 7, &none), "8 elements"),
+        (quantized(2, 4, 8, &pairs), "[4, 1]"),
+        (quantized(1, 4, 8, &none), "[4, 2]"),
+    ] {
+        assert!(error.contains(expected), "{error}; expected {expected}");
+    }
     assert_eq!(device.launches(), before);
     assert_eq!(stream.clone_dtoh(&out).unwrap(), [9; 12]);
 }

@@ -5,8 +5,8 @@ use half::{bf16, f16};
 use imma::numerics::{MAX_K, MAX_K_ZERO_POINT};
 use imma::reference::{self, Product};
 use imma::{
-    Activation, ActivationQuant, Backend, Cpu, DType, Element, Epilogue, Error, FloatSlice,
-    FloatView, Gemm, Lhs, OutputMut, Scales, Weights,
+    interleave_gate_up, Activation, ActivationQuant, Backend, Cpu, DType, Element, Epilogue, Error,
+    FloatSlice, FloatView, Gemm, Lhs, OutputMut, Scales, Weights,
 };
 use ndarray::{s, Array1, Array2, ArrayView2, ArrayViewMut2, Axis};
 use proptest::prelude::*;
@@ -202,6 +202,8 @@ struct Case {
     bias: Option<DType>,
     residual: Option<DType>,
     activation: Activation,
+    /// Pairs of columns: the output has N / 2.
+    gated: bool,
     output: DType,
     seed: u64,
 }
@@ -222,6 +224,7 @@ impl Case {
             bias: None,
             residual: None,
             activation: Activation::None,
+            gated: false,
             output: DType::I32,
             seed: 1,
         }
@@ -239,8 +242,20 @@ impl Case {
             (self.row_scales, self.col_scales) = (ScaleKind::None, ScaleKind::None);
             (self.bias, self.residual) = (None, None);
             self.activation = Activation::None;
+            self.gated = false;
+        }
+        if self.gated {
+            self.n -= self.n % 2;
         }
         self
+    }
+
+    fn output_columns(&self) -> usize {
+        if self.gated {
+            self.n / 2
+        } else {
+            self.n
+        }
     }
 }
 
@@ -343,7 +358,7 @@ impl Operands {
             })
             .collect();
         let bias: Vec<f32> = (0..n).map(|_| (random.unit() - 0.5) * 10.0).collect();
-        let residual = random.floats(m, n, Data::Full);
+        let residual = random.floats(m, case.output_columns(), Data::Full);
         Operands {
             lhs_int8: Stored::new(&random.int8(m, k, data), views[0], 77),
             lhs_float: Floats::new(&float_lhs, lhs_type, views[0]),
@@ -385,6 +400,7 @@ impl Operands {
             row_zero_points: (case.zero_points > 0).then_some(&self.zero_points[..]),
             bias: case.bias.map(|_| self.bias.slice()),
             activation: case.activation,
+            gated: case.gated,
             residual: case.residual.map(|_| self.residual.view()),
             out_scale: (case.output == DType::I8).then_some(0.037),
         }
@@ -482,7 +498,7 @@ fn same(what: &str, got: &Product, want: &Product) -> Result<(), String> {
 fn run(backend: &dyn Backend, case: &Case, o: &Operands) -> Result<Product, Error> {
     let weights = backend.pack(o.weights(case))?;
     let gemm = Gemm::new(o.lhs(case), &weights, o.epilogue(case))?;
-    product!((case.m, case.n), case.output, |out| backend
+    product!((case.m, case.output_columns()), case.output, |out| backend
         .gemm(&gemm, out))
 }
 
@@ -496,7 +512,8 @@ fn check(backend: &dyn Backend, case: &Case, o: &Operands, want: &Product) -> Re
         && case.zero_points == 0
         && case.bias.is_none()
         && case.residual.is_none()
-        && case.activation == Activation::None;
+        && case.activation == Activation::None
+        && !case.gated;
     match (case.lhs, case.weights) {
         (LhsKind::Int8, None) if plain && case.output == DType::I32 => {
             let mut out = Written::new(dim, -5i32);
@@ -637,12 +654,13 @@ fn case() -> impl Strategy<Value = Case> {
         prop::option::of(float_type()),
         prop::option::of(float_type()),
         activation(),
+        prop::bool::weighted(0.3),
         output(),
         any::<u64>(),
     );
     ((rows(), columns(), depth()), operands, scaling, rest).prop_map(
         |((m, n, k), (lhs, weights, data, views), (rows, cols, zero_points), rest)| {
-            let (bias, residual, activation, output, seed) = rest;
+            let (bias, residual, activation, gated, output, seed) = rest;
             Case {
                 m,
                 n,
@@ -657,6 +675,7 @@ fn case() -> impl Strategy<Value = Case> {
                 bias,
                 residual,
                 activation,
+                gated,
                 output,
                 seed,
             }
@@ -670,7 +689,7 @@ fn bare(float: bool) -> impl Strategy<Value = Case> {
     case().prop_map(move |mut case| {
         (case.row_scales, case.col_scales) = (ScaleKind::None, ScaleKind::None);
         (case.zero_points, case.bias, case.residual) = (0, None, None);
-        case.activation = Activation::None;
+        (case.activation, case.gated) = (Activation::None, false);
         if float {
             let dtype = case.weights.unwrap_or(DType::F32);
             case.weights = Some(dtype);
@@ -719,6 +738,182 @@ proptest! {
     }
 }
 
+/// Products as int8 with a scale a row against the oracle's floats and their quantisation.
+fn check_quantized(backend: &dyn Backend, case: &Case, o: &Operands) -> Result<(), String> {
+    let floats = match reference::gemm(
+        &o.lhs(case),
+        &o.weights(case),
+        &o.epilogue(case),
+        DType::F32,
+    ) {
+        Product::F32(floats) => floats,
+        other => return Err(format!("the oracle answered {other:?}")),
+    };
+    let want = reference::quantize_rows(floats.view());
+    let fail = |e: Error| format!("refused: {e}");
+    let weights = backend.pack(o.weights(case)).map_err(fail)?;
+    let gemm = Gemm::new(o.lhs(case), &weights, o.epilogue(case)).map_err(fail)?;
+    let mut out = Written::new((case.m, case.output_columns()), 99i8);
+    // Rows from the last up; for some cases columns too.
+    let mut view = out.view();
+    let turned = case.seed % 3 == 0;
+    if turned {
+        view.invert_axis(Axis(1));
+    }
+    let mut scales = vec![-1f32; case.m];
+    backend
+        .gemm_quantized(&gemm, view, &mut scales)
+        .map_err(fail)?;
+    let mut found = out.take();
+    if turned {
+        found.invert_axis(Axis(1));
+    }
+    same("quantised", &Product::I8(found), &Product::I8(want.q))?;
+    let column = |scales: Vec<f32>| Product::F32(Array1::from(scales).insert_axis(Axis(1)));
+    same("scales", &column(scales), &column(want.scales))
+}
+
+/// Several strips of rows, the last one shorter, and more rows than one has of a single column.
+#[test]
+fn quantised_products_of_several_strips() {
+    for (m, n, gated) in [(70, 40_000, false), (5, 600_000, true), (5000, 1, false)] {
+        let case = Case {
+            gated,
+            output: DType::F32,
+            row_scales: ScaleKind::PerVector,
+            zero_points: 2,
+            residual: Some(DType::BF16),
+            ..Case::plain(m, n, 3, Data::Full)
+        };
+        let o = Operands::new(&case);
+        for cpu in [Cpu::new(), Cpu::new().with_threads(1).unwrap()] {
+            check_quantized(&cpu, &case, &o).unwrap_or_else(|e| panic!("{case:?}: {e}"));
+        }
+    }
+}
+
+/// What pairs and fresh scales do not go with is refused, and nothing is written.
+#[test]
+fn pairs_and_fresh_scales_that_do_not_fit_are_refused() {
+    let cpu = Cpu::new();
+    let lhs = Array2::<i8>::ones((2, 3));
+    let refused = |n: usize, cols: usize, epilogue: Epilogue<'_>, output: DType| {
+        let weights = cpu
+            .pack(Weights::Int8(Array2::ones((3, n)).view()))
+            .unwrap();
+        let gemm = Gemm::new(Lhs::Int8(lhs.view()), &weights, epilogue).unwrap();
+        let result = product!((2, cols), output, |out| cpu.gemm(&gemm, out));
+        result.unwrap_err().to_string()
+    };
+    let pairs = || Epilogue {
+        gated: true,
+        ..Epilogue::default()
+    };
+    let residual = Array2::<f32>::zeros((2, 4));
+    for (error, expected) in [
+        (
+            refused(4, 2, pairs(), DType::I32),
+            "a gated product with i32",
+        ),
+        (refused(5, 2, pairs(), DType::F32), "5"),
+        (refused(4, 4, pairs(), DType::F32), "[2, 2]"),
+        (
+            refused(
+                4,
+                2,
+                Epilogue {
+                    residual: Some(FloatView::F32(residual.view())),
+                    ..pairs()
+                },
+                DType::F32,
+            ),
+            "[2, 2]",
+        ),
+    ] {
+        assert!(error.contains(expected), "{error}; expected {expected}");
+    }
+    let quantized = |cols: usize, rows: usize, out_scale: Option<f32>| {
+        let weights = cpu
+            .pack(Weights::Int8(Array2::ones((3, 4)).view()))
+            .unwrap();
+        let epilogue = Epilogue {
+            out_scale,
+            ..Epilogue::default()
+        };
+        let gemm = Gemm::new(Lhs::Int8(lhs.view()), &weights, epilogue).unwrap();
+        let (mut q, mut scales) = (Array2::from_elem((2, cols), 9i8), vec![9f32; rows]);
+        let error = cpu.gemm_quantized(&gemm, q.view_mut(), &mut scales);
+        assert!(q.iter().all(|x| *x == 9) && scales.iter().all(|x| *x == 9.0));
+        error.unwrap_err().to_string()
+    };
+    for (error, expected) in [
+        (quantized(4, 2, Some(0.5)), "its own"),
+        (quantized(4, 3, None), "row scales"),
+        (quantized(3, 2, None), "[2, 4]"),
+    ] {
+        assert!(error.contains(expected), "{error}; expected {expected}");
+    }
+    // Weights that another leaf packed, without rows too.
+    let portable = Cpu::new().with_leaf("portable").unwrap();
+    if cpu.leaf() != "portable" {
+        let weights = portable
+            .pack(Weights::Int8(Array2::ones((3, 4)).view()))
+            .unwrap();
+        let none = Array2::<i8>::ones((0, 3));
+        let gemm = Gemm::new(Lhs::Int8(none.view()), &weights, Epilogue::default()).unwrap();
+        let error = cpu.gemm_quantized(&gemm, Array2::zeros((0, 4)).view_mut(), &mut []);
+        assert!(
+            matches!(error, Err(Error::PackedElsewhere { .. })),
+            "{error:?}"
+        );
+    }
+}
+
+/// Slices of gate and up in turn, along either axis, of any view; what has no such layout is refused.
+#[test]
+fn gate_and_up_are_interleaved() {
+    let gate = Array2::from_shape_fn((3, 4), |(i, j)| (10 * i + j) as i8);
+    let up = gate.mapv(|x| -x - 1);
+    for axis in [0, 1] {
+        let both = interleave_gate_up(gate.view(), up.view(), Axis(axis)).unwrap();
+        assert_eq!(both.len_of(Axis(axis)), 2 * gate.len_of(Axis(axis)));
+        for j in 0..gate.len_of(Axis(axis)) {
+            let (even, odd) = (
+                both.index_axis(Axis(axis), 2 * j),
+                both.index_axis(Axis(axis), 2 * j + 1),
+            );
+            assert_eq!(even, gate.index_axis(Axis(axis), j));
+            assert_eq!(odd, up.index_axis(Axis(axis), j));
+        }
+        let turned = interleave_gate_up(gate.t(), up.t(), Axis(1 - axis)).unwrap();
+        assert_eq!(turned.t(), both);
+    }
+    let bias = interleave_gate_up(gate.row(0), up.row(0), Axis(0)).unwrap();
+    assert_eq!(bias.to_vec(), [0, -1, 1, -2, 2, -3, 3, -4]);
+    let none = Array2::<f32>::zeros((3, 0));
+    let both = interleave_gate_up(none.view(), none.view(), Axis(1)).unwrap();
+    assert_eq!(both.dim(), (3, 0));
+    assert!(matches!(
+        interleave_gate_up(gate.view(), up.t(), Axis(0)),
+        Err(Error::ShapeMismatch { .. })
+    ));
+    assert!(interleave_gate_up(gate.view(), up.view(), Axis(2)).is_err());
+}
+
+proptest! {
+    #![proptest_config(config(96))]
+
+    #[test]
+    fn quantised_products_are_the_oracles(mut case in case()) {
+        case.output = DType::F32;
+        let o = Operands::new(&case);
+        for (name, cpu) in backends() {
+            check_quantized(cpu, &case, &o)
+                .map_err(|e| TestCaseError::fail(format!("{name}: {case:?}: {e}")))?;
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(config(48))]
 
@@ -760,7 +955,7 @@ proptest! {
                 _ => unreachable!("two kinds of left operand"),
             };
             let gemm = Gemm::new(lhs, &weights, epilogue).unwrap();
-            let alone = product!((1, case.n), one.output, |out| cpu.gemm(&gemm, out)).unwrap();
+            let alone = product!((1, case.output_columns()), one.output, |out| cpu.gemm(&gemm, out)).unwrap();
             let (all, alone) = (bits(&all), bits(&alone));
             prop_assert_eq!(all.index_axis(Axis(0), i), alone.index_axis(Axis(0), 0), "{}, row {}", name, i);
         }

@@ -244,8 +244,8 @@ fn by_columns<L: Leaf>(
     });
 }
 
-/// All tiles of a block of rows and of `cols` columns of packed panels; `col0` is the first one's column in `out`
-/// and in the epilogue.
+/// All tiles of a block of rows and of `cols` columns of packed panels; `col0` is the first one's column in the
+/// product: in the epilogue and, where that does not pair columns, in `out`.
 ///
 /// # Safety
 /// No other thread writes these rows and columns of `out` at the same time.
@@ -286,7 +286,10 @@ unsafe fn tiles<L: Leaf, O: Output>(
             let from = finish_tile(leaf, resolved, &panel, row, col, width, acc, &mut finished);
             // SAFETY: these sums and `finished` are next written after the tile that copies them, and the elements
             // lie in the rows and columns that the caller vouches for.
-            trailing = unsafe { out.trailing(from, nr, (row, panel.m), (col, width)) };
+            trailing = unsafe {
+                let cols = (resolved.halved(col), resolved.halved(width));
+                out.trailing(from, nr, (row, panel.m), cols)
+            };
         }
     }
     trailing.copy();

@@ -37,7 +37,9 @@ pub use select::LeafInfo;
 use crate::element::{DType, FloatView, OutputMut};
 use crate::epilogue::{Epilogue, Resolved, Scales};
 use crate::error::{Error, Result};
-use crate::gemm::{check_contraction, check_k, Backend, Gemm, Lhs, PackedWeights, Weights};
+use crate::gemm::{
+    check_contraction, check_k, quantized, Backend, Gemm, Lhs, PackedWeights, Weights,
+};
 use leaf::Leaf;
 use ndarray::{ArrayView2, ArrayViewMut2};
 use rhs::AlignedBytes;
@@ -46,6 +48,9 @@ use std::fmt;
 use std::sync::Arc;
 use store::{OutMatrix, Output};
 use threads::Threads;
+
+/// Finished elements below this many are quantised by the calling thread.
+const ALONE: usize = 1 << 16;
 
 /// The CPU backend.
 ///
@@ -218,6 +223,7 @@ impl Cpu {
             col_sums: zero_points.then(|| weights.col_sums()),
             bias: bias.as_deref(),
             activation: epilogue.activation,
+            gated: epilogue.gated,
             residual: epilogue.residual.as_ref().map(FloatView::view),
             out_multiplier: epilogue.out_scale.map_or(1.0, |s| 1.0 / s),
         };
@@ -279,6 +285,29 @@ impl Backend for Cpu {
             OutputMut::I32(out) => self.run(gemm, out),
             OutputMut::I8(out) => self.run(gemm, out),
         }
+    }
+
+    fn gemm_quantized(
+        &self,
+        gemm: &Gemm<'_>,
+        out: ArrayViewMut2<'_, i8>,
+        scales: &mut [f32],
+    ) -> Result<()> {
+        let cols = out.ncols();
+        let product = |gemm: &Gemm<'_>, floats: OutputMut<'_>| self.gemm(gemm, floats);
+        quantized::gemm(gemm, out, scales, product, |rows| {
+            let workers = if rows.len() * cols < ALONE {
+                1
+            } else {
+                self.threads()
+            };
+            with_leaf!(self.kernel, leaf => self.threads.run_each(workers, rows, |_, row| {
+                leaf.vectorize(
+                    #[inline(always)]
+                    || row.quantize()
+                )
+            }));
+        })
     }
 
     fn matmul_int8(

@@ -3,7 +3,7 @@
 use super::leaf::{Leaf, Trailing, ACC};
 use super::lhs::LhsPanel;
 use crate::element::Element;
-use crate::epilogue::Resolved;
+use crate::epilogue::{Resolved, WIDTH};
 use crate::numerics;
 use ndarray::ArrayViewMut2;
 use std::marker::PhantomData;
@@ -13,7 +13,7 @@ pub(crate) trait Output: Copy + Default + Send + Sync + 'static {
     /// The sums are the output: `finish` corrects them where they are, and leaves `out` alone.
     const IN_PLACE: bool = false;
 
-    /// Finishes the sums of one row segment into `out`.
+    /// Finishes the sums of one row segment into `out`; into its first half when gated.
     fn finish(epilogue: &Resolved<'_>, at: Segment, acc: &mut [i32], out: &mut [Self]);
 }
 
@@ -25,9 +25,6 @@ pub(crate) struct Segment {
     pub scale: f32,
     pub zero_point: i32,
 }
-
-/// Columns finished at a time: the widest panel.
-const WIDTH: usize = 32;
 
 macro_rules! float_output {
     ($($t:ty),*) => {$(
@@ -144,8 +141,8 @@ impl<'a, O: Output> OutMatrix<'a, O> {
     }
 }
 
-/// Finishes a tile: rows from `row0` on of the output for the panel's rows, columns `col..col + cols`. Where its rows
-/// then start, NR elements apart: in `finished`, or in `acc`.
+/// Finishes a tile: rows from `row0` on of the output for the panel's rows, columns `col..col + cols` of the product.
+/// Where its rows then start, NR elements apart: in `finished`, or in `acc`.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn finish_tile<L: Leaf, O: Output>(
     leaf: L,

@@ -61,6 +61,14 @@ impl Device {
                 expected: format!("{LAYOUT} of {}", self.properties().name),
             });
         };
+        if gemm.epilogue.gated {
+            // Plans do not know pairs; their N is the output's.
+            return Err(Error::Unavailable {
+                what: "epilogue",
+                found: "gated".into(),
+                expected: "an epilogue without it, Device::igemm, or the CPU backend".into(),
+            });
+        }
         if m == 0 || n == 0 {
             return Ok(());
         }

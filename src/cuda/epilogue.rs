@@ -7,6 +7,7 @@ use super::module::Device;
 use super::params::{self, EpilogueParams, FinishParams};
 use crate::activation::Activation;
 use crate::element::DType;
+use crate::epilogue::output_columns;
 use crate::error::{Error, Result};
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, SyncOnDrop};
 use half::{bf16, f16};
@@ -108,8 +109,10 @@ pub struct DeviceEpilogue<'a> {
     pub col_sums: Option<&'a dyn DevicePtr<i32>>,
     /// Added to each column.
     pub bias: Option<DeviceFloats<'a>>,
-    /// Applied after the bias.
+    /// Applied after the bias; of a gated product to the gate alone.
     pub activation: Activation,
+    /// Columns `2 j` and `2 j + 1` are a gate and what it multiplies: the output is `[M, N / 2]`. Not for raw sums.
+    pub gated: bool,
     /// Added last, in the output's shape.
     pub residual: Option<Matrix<DeviceFloats<'a>>>,
     /// The step of an int8 output: needed there, refused elsewhere.
@@ -124,6 +127,7 @@ impl std::fmt::Debug for DeviceEpilogue<'_> {
             .field("row_zero_points", &self.row_zero_points.map(|v| v.len()))
             .field("bias", &self.bias.is_some())
             .field("activation", &self.activation)
+            .field("gated", &self.gated)
             .field("residual", &self.residual.is_some())
             .field("out_scale", &self.out_scale)
             .finish()
@@ -148,14 +152,25 @@ fn type_code(dtype: DType) -> u32 {
 }
 
 impl<'a> DeviceEpilogue<'a> {
-    /// Checks every part against an output of that shape and type.
+    /// Columns of the output of a product with `n` columns.
+    pub(super) fn output_columns(&self, n: usize) -> Result<usize> {
+        output_columns(n, self.gated)
+    }
+
+    /// Checks every part against an output of that shape and type. `fresh`: its int8 have scales of their own.
     fn check(
         &self,
         device: &Device,
-        [m, n]: [usize; 2],
+        [m, out]: [usize; 2],
         output: DType,
         batches: &Batches,
+        fresh: bool,
     ) -> Result<()> {
+        let n = if self.gated {
+            out.saturating_mul(2)
+        } else {
+            out
+        };
         // One for all: of every product, so that nothing lies between them.
         let one_or = |len: usize, all: usize, stride: usize| match len {
             1 if stride == 0 || batches.count == 1 => Ok(1),
@@ -195,12 +210,12 @@ impl<'a> DeviceEpilogue<'a> {
             bias.check_vector("bias", device, batches.span(n, cols)?)?;
         }
         if let Some(residual) = &self.residual {
-            if (residual.rows, residual.cols) != (m, n) {
+            if (residual.rows, residual.cols) != (m, out) {
                 return Err(Error::Shape {
                     op: "epilogue",
                     what: "residual",
                     found: vec![residual.rows, residual.cols],
-                    expected: format!("[{m}, {n}]"),
+                    expected: format!("[{m}, {out}]"),
                 });
             }
             residual.data.check_matrix(residual, device)?;
@@ -214,6 +229,8 @@ impl<'a> DeviceEpilogue<'a> {
             })
         };
         match (output, self.out_scale) {
+            (DType::I8, None) if fresh => {}
+            (_, Some(_)) if fresh => return refuse("an out_scale", "none: each row gets its own"),
             (DType::I8, None) => return refuse("no out_scale", "an out_scale above zero"),
             (DType::I8, Some(s)) if !(s > 0.0 && (1.0 / s).is_finite()) => {
                 return Err(Error::Value {
@@ -233,8 +250,33 @@ impl<'a> DeviceEpilogue<'a> {
             {
                 return refuse("a bias, activation or residual", "the raw sums only");
             }
+            if self.gated {
+                return refuse(
+                    "a gated product",
+                    "a float or i8 output: pairs of raw sums have no product",
+                );
+            }
         }
         Ok(())
+    }
+
+    /// Checks that the output has the shape that sums become.
+    pub(super) fn check_sums<S>(
+        &self,
+        op: &'static str,
+        sums: &Matrix<S>,
+        output: [usize; 2],
+    ) -> Result<()> {
+        let expected = [sums.rows, self.output_columns(sums.cols)?];
+        if output == expected {
+            return Ok(());
+        }
+        Err(Error::ShapeMismatch {
+            op,
+            lhs: vec![sums.rows, sums.cols],
+            rhs: output.to_vec(),
+            expected: format!("an output [{}, {}]", expected[0], expected[1]),
+        })
     }
 
     /// Checks everything and gathers what the kernels take. `output` is checked by the caller's matrix.
@@ -244,22 +286,28 @@ impl<'a> DeviceEpilogue<'a> {
         stream: &'a CudaStream,
         output: &'a mut Matrix<&mut impl DevicePtrMut<O>>,
     ) -> Result<Prepared<'a>> {
-        self.prepare_batches(device, stream, output, &Batches::ONE)
+        self.prepare_batches(device, stream, output, &Batches::ONE, false)
     }
 
-    /// The same for several products.
+    /// The same for several products; `fresh`: for an int8 output whose rows get scales of their own.
     pub(super) fn prepare_batches<O: OutputElement>(
         &self,
         device: &Device,
         stream: &'a CudaStream,
         output: &'a mut Matrix<&mut impl DevicePtrMut<O>>,
         batches: &Batches,
+        fresh: bool,
     ) -> Result<Prepared<'a>> {
-        let (m, n) = (output.rows, output.cols);
+        let (m, out) = (output.rows, output.cols);
+        let n = if self.gated {
+            out.saturating_mul(2)
+        } else {
+            out
+        };
         output.check("output", device, &*output.data)?;
         batches.check("output", output, batches.output, output.data.len())?;
         batches.check_apart(output)?;
-        self.check(device, [m, n], O::DTYPE, batches)?;
+        self.check(device, [m, out], O::DTYPE, batches, fresh)?;
         let bytes = size_of::<O>() as u64;
         let stride = output.stride as u64;
         let (target, guard) = output.data.device_ptr_mut(stream);
@@ -364,7 +412,7 @@ impl<'a> DeviceEpilogue<'a> {
             },
             vectors,
             out_multiplier: self.out_scale.map_or(0.0, |s| 1.0 / s),
-            reserved: 0,
+            gated: self.gated.into(),
         };
         Ok(Prepared {
             params,
@@ -374,7 +422,8 @@ impl<'a> DeviceEpilogue<'a> {
 }
 
 impl Device {
-    /// `output = epilogue(sums)`: int32 sums `[M, N]` that lie in memory, to any output type.
+    /// `output = epilogue(sums)`: int32 sums `[M, N]` that lie in memory, to any output type. The output is `[M, N]`, or
+    /// `[M, N / 2]` when gated.
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] when the matrices differ in shape, [`Error::Length`] when a vector does not fit,
@@ -388,14 +437,7 @@ impl Device {
         epilogue: &DeviceEpilogue<'_>,
     ) -> Result<()> {
         sums.check("sums", self, sums.data)?;
-        if (output.rows, output.cols) != (sums.rows, sums.cols) {
-            return Err(Error::ShapeMismatch {
-                op: "epilogue",
-                lhs: vec![sums.rows, sums.cols],
-                rhs: vec![output.rows, output.cols],
-                expected: "an output of the sums' shape".into(),
-            });
-        }
+        epilogue.check_sums("epilogue", &sums, [output.rows, output.cols])?;
         let (source, _source) = sums.data.device_ptr(stream);
         aligned::<i32>("sums", source)?;
         let prepared = epilogue.prepare(self, stream, &mut output)?;

@@ -107,6 +107,7 @@ impl Finish<'_> {
                 .map(|_| &col_sums as &dyn DevicePtr<i32>),
             bias: self.bias.as_ref().map(floats),
             activation: self.activation,
+            gated: false,
             residual: self.residual.as_ref().map(|r| r.over(floats(&r.data))),
             out_scale: self.out_scale,
         })

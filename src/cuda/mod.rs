@@ -30,6 +30,8 @@ mod device;
 #[cfg(feature = "cuda")]
 mod epilogue;
 #[cfg(feature = "cuda")]
+mod epilogue_quantize;
+#[cfg(feature = "cuda")]
 mod finish;
 #[cfg(feature = "cuda")]
 mod fused_rmsnorm;

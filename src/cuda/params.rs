@@ -1,4 +1,4 @@
-// Made from cuda/params.h (FNV-1a f66f3661bc50f960) by bindgen; see cuda/README.md. Not to be edited.
+// Made from cuda/params.h (FNV-1a 7caecfc649fd75f2) by bindgen; see cuda/README.md. Not to be edited.
 
 pub const IMMA_VECTOR_BYTES: u32 = 16;
 pub const IMMA_ROWS_HELD: u32 = 4;
@@ -451,7 +451,7 @@ pub struct EpilogueParams {
     pub activation: ::core::ffi::c_uint,
     pub vectors: ::core::ffi::c_uint,
     pub out_multiplier: f32,
-    pub reserved: ::core::ffi::c_uint,
+    pub gated: ::core::ffi::c_uint,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -530,8 +530,8 @@ const _: () = {
         "Offset of field: EpilogueParams::out_multiplier",
     ][::core::mem::offset_of!(EpilogueParams, out_multiplier) - 136usize];
     [
-        "Offset of field: EpilogueParams::reserved",
-    ][::core::mem::offset_of!(EpilogueParams, reserved) - 140usize];
+        "Offset of field: EpilogueParams::gated",
+    ][::core::mem::offset_of!(EpilogueParams, gated) - 140usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -718,4 +718,25 @@ const _: () = {
     [
         "Offset of field: PeakParams::reserved",
     ][::core::mem::offset_of!(PeakParams, reserved) - 20usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct FinishQuantizeParams {
+    pub scales: *mut f32,
+    pub finish: FinishParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of FinishQuantizeParams",
+    ][::core::mem::size_of::<FinishQuantizeParams>() - 192usize];
+    [
+        "Alignment of FinishQuantizeParams",
+    ][::core::mem::align_of::<FinishQuantizeParams>() - 8usize];
+    [
+        "Offset of field: FinishQuantizeParams::scales",
+    ][::core::mem::offset_of!(FinishQuantizeParams, scales) - 0usize];
+    [
+        "Offset of field: FinishQuantizeParams::finish",
+    ][::core::mem::offset_of!(FinishQuantizeParams, finish) - 8usize];
 };

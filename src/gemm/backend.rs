@@ -3,7 +3,7 @@
 use crate::element::{FloatView, OutputMut};
 use crate::epilogue::Epilogue;
 use crate::error::Result;
-use crate::gemm::{Gemm, Lhs, PackedWeights};
+use crate::gemm::{quantized, Gemm, Lhs, PackedWeights};
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 /// The right operand before packing, `[K, N]`, any strides.
@@ -49,6 +49,48 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// When the output does not fit the product, or the weights were packed for another layout. Then `out` is
     /// untouched.
     fn gemm(&self, gemm: &Gemm<'_>, out: OutputMut<'_>) -> Result<()>;
+
+    /// The product as int8 with one scale a row, found from the row: per-token activations for the next product.
+    ///
+    /// ```text
+    /// y         = the product with its epilogue, f32
+    /// bound[i]  = max |y[i, :]|, or 1 where 127 / that overflows
+    /// out[i, j] = clip(round_half_even(y[i, j] * (127 / bound[i])), -127, 127),  NaN -> 0
+    /// scales[i] = bound[i] / 127
+    /// ```
+    ///
+    /// The bits of [`gemm`](Self::gemm) to f32 and [`numerics`](crate::numerics) after it; a row with NaN or infinity gives
+    /// zeros and a scale that is not finite. `out` is `[M, N]` (`[M, N / 2]` when gated) with any strides, `scales` has M
+    /// elements. The floats are made and used a few rows at a time.
+    ///
+    /// ```
+    /// use imma::{Backend, Cpu, Epilogue, Gemm, Lhs, Weights};
+    /// use ndarray::{arr2, Array2};
+    /// let cpu = Cpu::new();
+    /// let weights = cpu.pack(Weights::Int8(arr2(&[[1i8, -2], [2, 0]]).view()))?;
+    /// let lhs = arr2(&[[3i8, 4]]);
+    /// let gemm = Gemm::new(Lhs::Int8(lhs.view()), &weights, Epilogue::default())?;
+    /// let (mut q, mut scales) = (Array2::<i8>::zeros((1, 2)), [0f32]);
+    /// cpu.gemm_quantized(&gemm, q.view_mut(), &mut scales)?;
+    /// // The row [11, -6].
+    /// assert_eq!((q, scales), (arr2(&[[127, -69]]), [11.0 / 127.0]));
+    /// # Ok::<(), imma::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`gemm`](Self::gemm); [`Error::Epilogue`](crate::Error::Epilogue) for an `out_scale`,
+    /// [`Error::Length`](crate::Error::Length) when `scales` has not one element a row. Then both are untouched.
+    fn gemm_quantized(
+        &self,
+        gemm: &Gemm<'_>,
+        out: ArrayViewMut2<'_, i8>,
+        scales: &mut [f32],
+    ) -> Result<()> {
+        let product = |gemm: &Gemm<'_>, floats: OutputMut<'_>| self.gemm(gemm, floats);
+        quantized::gemm(gemm, out, scales, product, |rows| {
+            rows.into_iter().for_each(|row| row.quantize())
+        })
+    }
 
     /// The exact product of two int8 matrices that are used once. Same bits as packing first.
     ///

@@ -2,9 +2,12 @@
 
 mod backend;
 mod packed;
+mod pairs;
 mod problem;
+pub(crate) mod quantized;
 
 pub use backend::{Backend, Weights};
 pub use packed::PackedWeights;
+pub use pairs::interleave_gate_up;
 pub(crate) use problem::{check_contraction, check_k};
 pub use problem::{ActivationQuant, Gemm, Lhs};

@@ -1,11 +1,11 @@
 //! One product, checked: only a value of this type reaches a kernel.
 
 use crate::element::{DType, FloatView};
-use crate::epilogue::{Epilogue, Scales};
+use crate::epilogue::{output_columns, Epilogue, Scales};
 use crate::error::{Error, Result};
 use crate::gemm::PackedWeights;
 use crate::numerics::{MAX_K, MAX_K_ZERO_POINT};
-use ndarray::ArrayView2;
+use ndarray::{s, ArrayView2};
 
 /// How float activations are quantised on their way into the product.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -146,6 +146,43 @@ impl<'a> Gemm<'a> {
         (self.lhs.dim().0, self.weights.n, self.weights.k)
     }
 
+    /// The product of rows `first..first + rows` alone, whose bits are the same.
+    pub(crate) fn rows(&self, first: usize, rows: usize) -> Gemm<'_> {
+        let end = first + rows;
+        let lhs = match &self.lhs {
+            Lhs::Int8(data) => Lhs::Int8(data.slice(s![first..end, ..])),
+            Lhs::Float { data, quant } => Lhs::Float {
+                data: data.rows(first, end),
+                quant: *quant,
+            },
+        };
+        let epilogue = &self.epilogue;
+        Gemm {
+            lhs,
+            weights: self.weights.clone(),
+            epilogue: Epilogue {
+                row_scales: match epilogue.row_scales {
+                    Scales::PerVector(all) => Scales::PerVector(&all[first..end]),
+                    other => other,
+                },
+                row_zero_points: match epilogue.row_zero_points {
+                    Some(all) if all.len() != 1 => Some(&all[first..end]),
+                    other => other,
+                },
+                residual: epilogue.residual.as_ref().map(|r| r.rows(first, end)),
+                ..epilogue.clone()
+            },
+        }
+    }
+
+    /// Columns of the output: N, or half of it when the epilogue is gated.
+    ///
+    /// # Errors
+    /// [`Error::Value`] when a gated product has an odd N.
+    pub fn output_columns(&self) -> Result<usize> {
+        output_columns(self.weights.n, self.epilogue.gated)
+    }
+
     /// Checks the output's shape and type against the product.
     pub(crate) fn check_output(
         &self,
@@ -154,15 +191,16 @@ impl<'a> Gemm<'a> {
         dtype: DType,
     ) -> Result<()> {
         let (m, n, _) = self.mnk();
-        if dim != (m, n) {
+        let cols = self.output_columns()?;
+        if dim != (m, cols) {
             return Err(Error::Shape {
                 op: "gemm",
                 what: "the output",
                 found: vec![dim.0, dim.1],
-                expected: format!("[{m}, {n}]"),
+                expected: format!("[{m}, {cols}]"),
             });
         }
-        if m > 0 && n > 1 && strides.1 != 1 {
+        if m > 0 && cols > 1 && strides.1 != 1 {
             return Err(Error::Value {
                 what: "the output's column stride",
                 found: strides.1.to_string(),

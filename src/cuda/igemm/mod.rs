@@ -14,7 +14,7 @@ pub use tile::{by_name, Tile, TILES};
 use super::batches::Batches;
 use super::epilogue::{DeviceEpilogue, OutputElement};
 use super::launch::{narrow, Geometry, PreparedLaunch};
-use super::matrix::Matrix;
+use super::matrix::{aligned, check_vector, Matrix};
 use super::module::Device;
 use super::params::IgemmParams;
 use crate::error::{Error, Result};
@@ -43,6 +43,11 @@ impl Igemm {
         } else {
             self.splits * m * n
         }
+    }
+
+    /// The same for [`Device::igemm_quantized`], which needs the sums of a single part too.
+    pub fn workspace_quantized(&self, m: usize, n: usize) -> usize {
+        self.splits.max(1) * m * n
     }
 }
 
@@ -158,7 +163,37 @@ impl Device {
     ) -> Result<()> {
         let mut view = workspace.map(|w| w.as_view_mut());
         let workspace = view.as_mut();
-        self.igemm_all(stream, igemm, batches, a, w, output, epilogue, workspace)
+        let by = (igemm, batches, None);
+        self.igemm_all(stream, by, a, w, output, epilogue, workspace)
+    }
+
+    /// `a x w^T` as [`igemm`](Self::igemm), its epilogue to f32, and each row of that as int8 with a scale of its own: what
+    /// [`epilogue_quantized`](Self::epilogue_quantized) makes of the sums, with the bits of `igemm` to f32 and
+    /// [`quantize_rows`](Self::quantize_rows) after it.
+    ///
+    /// `output` is `[M, N]`, or `[M, N / 2]` when gated, `scales` has M elements, and `workspace` at least
+    /// [`Igemm::workspace_quantized`]. Enqueues two launches, with a split too.
+    ///
+    /// # Errors
+    /// As [`igemm`](Self::igemm); [`Error::Epilogue`] for an `out_scale`.
+    #[allow(clippy::too_many_arguments)]
+    pub fn igemm_quantized(
+        &self,
+        stream: &CudaStream,
+        igemm: Igemm,
+        a: Matrix<&impl DevicePtr<i8>>,
+        w: Matrix<&impl DevicePtr<i8>>,
+        output: Matrix<&mut impl DevicePtrMut<i8>>,
+        scales: &mut impl DevicePtrMut<f32>,
+        epilogue: &DeviceEpilogue<'_>,
+        workspace: &mut CudaSlice<i32>,
+    ) -> Result<()> {
+        check_vector("scales", self, scales, a.rows)?;
+        let (address, _scales) = scales.device_ptr_mut(stream);
+        aligned::<f32>("scales", address)?;
+        let by = (igemm, &Batches::ONE, Some(address));
+        let mut view = workspace.as_view_mut();
+        self.igemm_all(stream, by, a, w, output, epilogue, Some(&mut view))
     }
 
     /// The same with a part of a slice as workspace.
@@ -173,16 +208,16 @@ impl Device {
         epilogue: &DeviceEpilogue<'_>,
         workspace: Option<&mut CudaViewMut<'_, i32>>,
     ) -> Result<()> {
-        let one = &Batches::ONE;
-        self.igemm_all(stream, igemm, one, a, w, output, epilogue, workspace)
+        let by = (igemm, &Batches::ONE, None);
+        self.igemm_all(stream, by, a, w, output, epilogue, workspace)
     }
 
+    /// `fresh`: where the scales of an int8 output go, valid for each row until this returns.
     #[allow(clippy::too_many_arguments)]
     fn igemm_all<O: OutputElement>(
         &self,
         stream: &CudaStream,
-        igemm: Igemm,
-        batches: &Batches,
+        (igemm, batches, fresh): (Igemm, &Batches, Option<u64>),
         a: Matrix<&impl DevicePtr<i8>>,
         w: Matrix<&impl DevicePtr<i8>>,
         mut output: Matrix<&mut impl DevicePtrMut<O>>,
@@ -203,12 +238,13 @@ impl Device {
                 expected: format!("weights [N, K] with K = {k}"),
             });
         }
-        if (output.rows, output.cols) != (m, n) {
+        let cols = epilogue.output_columns(n)?;
+        if (output.rows, output.cols) != (m, cols) {
             return Err(Error::Shape {
                 op: "igemm",
                 what: "the output",
                 found: vec![output.rows, output.cols],
-                expected: format!("[{m}, {n}]"),
+                expected: format!("[{m}, {cols}]"),
             });
         }
         let (limit, operands) = match epilogue.row_zero_points {
@@ -222,7 +258,11 @@ impl Device {
                 operands,
             });
         }
-        let needed = batches.count.saturating_mul(igemm.workspace(m, n));
+        let product = match fresh {
+            None => igemm.workspace(m, n),
+            Some(_) => igemm.workspace_quantized(m, n),
+        };
+        let needed = batches.count.saturating_mul(product);
         let found = workspace.as_ref().map_or(0, |w| w.len());
         if splits == 0 || found < needed {
             return Err(Error::Value {
@@ -255,13 +295,20 @@ impl Device {
                 });
             }
         }
-        let prepared = epilogue.prepare_batches(self, stream, &mut output, batches)?;
+        let prepared =
+            epilogue.prepare_batches(self, stream, &mut output, batches, fresh.is_some())?;
         if m == 0 || n == 0 || batches.count == 0 {
-            return Ok(());
+            return match fresh {
+                // SAFETY: no columns: nothing but the scales is touched.
+                Some(scales) => unsafe {
+                    self.finish_quantized(stream, 0, 0, 1, 0, scales, prepared.params)
+                },
+                None => Ok(()),
+            };
         }
         let mut workspace = workspace.map(|w| w.device_ptr_mut(stream));
         let partial = match &mut workspace {
-            Some((address, _)) if splits > 1 => *address,
+            Some((address, _)) if splits > 1 || fresh.is_some() => *address,
             _ => 0,
         };
         let k_split = k.div_ceil(tile.k).div_ceil(splits).max(1) * tile.k;
@@ -294,7 +341,21 @@ impl Device {
         // SAFETY: operands, output and every part of the epilogue were checked against the shape, the workspace against
         // the splits; all guards live here.
         unsafe { launch.enqueue()? };
-        if splits > 1 {
+        if let Some(scales) = fresh {
+            let (parts, apart) = (narrow("splits", splits)?, (m * n) as u64);
+            // SAFETY: as below, and the scales are the caller's.
+            unsafe {
+                self.finish_quantized(
+                    stream,
+                    partial,
+                    n as u64,
+                    parts,
+                    apart,
+                    scales,
+                    prepared.params,
+                )?;
+            }
+        } else if splits > 1 {
             // SAFETY: the launch before writes all of `[splits, m, n]`; the rest as above.
             unsafe {
                 self.finish(

@@ -188,12 +188,13 @@ impl Device {
                 expected: format!("weights [N, K] with K = {k}"),
             });
         }
-        if (output.rows, output.cols) != (m, n) {
+        let cols = epilogue.output_columns(n)?;
+        if (output.rows, output.cols) != (m, cols) {
             return Err(Error::Shape {
                 op: "igemm90",
                 what: "the output",
                 found: vec![output.rows, output.cols],
-                expected: format!("[{m}, {n}]"),
+                expected: format!("[{m}, {cols}]"),
             });
         }
         let (limit, operands) = match epilogue.row_zero_points {
