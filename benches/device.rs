@@ -100,6 +100,7 @@ fn device(c: &mut Criterion) {
                             bias: None,
                             residual: None,
                             out: Matrix::new(DeviceOutput::I32(sums.as_view_mut()), m, n),
+                            out_scales: None,
                         };
                         plan.run(&stream, operands, &mut workspace.as_view_mut())
                             .expect("enqueued");
@@ -126,6 +127,7 @@ fn device(c: &mut Criterion) {
                             bias: None,
                             residual: None,
                             out: Matrix::new(DeviceOutput::BF16(out.as_view_mut()), m, n),
+                            out_scales: None,
                         };
                         plan.run(&stream, operands, &mut workspace.as_view_mut())
                             .expect("enqueued");

@@ -227,6 +227,7 @@ impl Job {
             bias: None,
             residual: None,
             out: Matrix::new(DeviceOutput::F32(out.as_view_mut()), m, n),
+            out_scales: None,
         };
         let mut space = workspace.as_view_mut();
         self.plan.run(stream, operands, &mut space).unwrap();
@@ -299,6 +300,12 @@ fn an_algorithm_is_named_and_read_again() {
     }
 }
 
+/// The bits, one NaN being as good as another.
+fn bits(scales: &[f32]) -> Vec<u32> {
+    let one = |s: &f32| if s.is_nan() { u32::MAX } else { s.to_bits() };
+    scales.iter().map(one).collect()
+}
+
 /// Operands of any kind, where they may lie, against the CPU's product.
 fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
     let (device, stream) = (device(), stream());
@@ -320,7 +327,9 @@ fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
         let row_scales = positive(&mut random, m);
         let zeros: Vec<i32> = (0..m).map(|_| random.below(256) as i32 - 128).collect();
         let bias = matrix::<bf16>(&mut random, 1, n, true);
-        let residual = matrix::<f16>(&mut random, m, n, true);
+        let gated = n % 2 == 0 && random.below(2) == 1;
+        let columns = if gated { n / 2 } else { n };
+        let residual = matrix::<f16>(&mut random, m, columns, true);
         let quant = random.pick(&[
             ActivationQuant::PerToken,
             ActivationQuant::PerTokenAsymmetric,
@@ -334,7 +343,8 @@ fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
         let offset = random.pick(&[0, 0, 16, 3]);
         let [has_bias, has_residual, has_zeros, to_int8] = [0; 4].map(|_| random.below(2) == 1);
         let activation = random.pick(&[Activation::None, Activation::Silu, Activation::GeluTanh]);
-        let out_scale = to_int8.then_some(0.05);
+        let per_token_output = to_int8 && random.below(2) == 1;
+        let out_scale = (to_int8 && !per_token_output).then_some(0.05);
         let spec = Spec {
             input: if given {
                 Input::Int8 {
@@ -348,8 +358,10 @@ fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
             output: if to_int8 { DType::I8 } else { O::DTYPE },
             bias: has_bias.then_some(DType::BF16),
             activation,
+            gated,
             residual: has_residual.then_some(DType::F16),
             out_scale,
+            per_token_output,
             ..Spec::floats(m, n, k, T::DTYPE, O::DTYPE)
         };
         let mut all = algorithms(&spec);
@@ -373,6 +385,7 @@ fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
             row_zero_points: (given && has_zeros).then_some(&zeros[..]),
             bias: has_bias.then(|| FloatSlice::BF16(bias.as_slice().unwrap())),
             activation,
+            gated,
             residual: has_residual.then(|| FloatView::F16(residual.view())),
             out_scale,
         };
@@ -385,13 +398,20 @@ fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
             }
         };
         let gemm = Gemm::new(lhs, &packed, epilogue).unwrap();
-        let (mut want, mut want8) = (Array2::<O>::default((m, n)), Array2::<i8>::zeros((m, n)));
-        let out = if to_int8 {
-            OutputMut::I8(want8.view_mut())
+        let shape = (m, columns);
+        let (mut want, mut want8) = (Array2::<O>::default(shape), Array2::<i8>::zeros(shape));
+        let mut want_scales = vec![0f32; m];
+        if per_token_output {
+            cpu.gemm_quantized(&gemm, want8.view_mut(), &mut want_scales)
+                .unwrap();
         } else {
-            O::tag_mut(want.view_mut())
-        };
-        cpu.gemm(&gemm, out).unwrap();
+            let out = if to_int8 {
+                OutputMut::I8(want8.view_mut())
+            } else {
+                O::tag_mut(want.view_mut())
+            };
+            cpu.gemm(&gemm, out).unwrap();
+        }
 
         // The device's.
         let mut host = vec![99i8; offset + m * stride + 1];
@@ -419,8 +439,11 @@ fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
         );
         let db = stream.clone_htod(bias.as_slice().unwrap()).unwrap();
         let dr = stream.clone_htod(residual.as_slice().unwrap()).unwrap();
-        let mut out = stream.clone_htod(&vec![O::from_f32(7.0); m * n]).unwrap();
-        let mut out8 = stream.clone_htod(&vec![7i8; m * n]).unwrap();
+        let mut out = stream
+            .clone_htod(&vec![O::from_f32(7.0); m * columns])
+            .unwrap();
+        let mut out8 = stream.clone_htod(&vec![7i8; m * columns]).unwrap();
+        let mut out_scales = stream.clone_htod(&vec![7f32; m]).unwrap();
         let mut workspace = stream
             .clone_htod(&vec![0xffu8; plan.workspace_bytes().max(1)])
             .unwrap();
@@ -437,12 +460,13 @@ fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
             weights: &weights,
             col_scales: None,
             bias: has_bias.then(|| bf16::floats(db.as_view())),
-            residual: has_residual.then(|| Matrix::new(f16::floats(dr.as_view()), m, n)),
+            residual: has_residual.then(|| Matrix::new(f16::floats(dr.as_view()), m, columns)),
             out: if to_int8 {
-                Matrix::new(DeviceOutput::I8(out8.as_view_mut()), m, n)
+                Matrix::new(DeviceOutput::I8(out8.as_view_mut()), m, columns)
             } else {
-                Matrix::new(O::output(out.as_view_mut()), m, n)
+                Matrix::new(O::output(out.as_view_mut()), m, columns)
             },
+            out_scales: per_token_output.then(|| out_scales.as_view_mut()),
         };
         plan.run(&stream, operands, &mut workspace.as_view_mut())
             .unwrap();
@@ -453,8 +477,12 @@ fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
             );
         } else {
             let found = stream.clone_dtoh(&out).unwrap();
-            let found = Array2::from_shape_vec((m, n), found).unwrap();
+            let found = Array2::from_shape_vec(shape, found).unwrap();
             assert_same(found.view(), want.view(), &what);
+        }
+        if per_token_output {
+            let found = stream.clone_dtoh(&out_scales).unwrap();
+            assert_eq!(bits(&found), bits(&want_scales), "{what}");
         }
     }
 }
@@ -464,6 +492,42 @@ fn plans_of_any_kind_give_the_bits_of_the_cpu() {
     anything_like_the_cpu::<f32, f32>(101, 40);
     anything_like_the_cpu::<f16, bf16>(102, 40);
     anything_like_the_cpu::<bf16, f16>(103, 40);
+}
+
+#[test]
+fn rows_quantised_anew_through_the_backend() {
+    let mut random = Random(104);
+    for (m, n, k, gated) in [
+        (3, 8, 40, false),
+        (3, 8, 40, true),
+        (2, 0, 5, false),
+        (1, 0, 0, true),
+        (0, 4, 4, false),
+        (4, 6, 0, true),
+    ] {
+        let (a, w) = (integers(&mut random, m, k), integers(&mut random, k, n));
+        let run = |backend: &dyn Backend| {
+            let weights = backend.pack(Weights::Int8(w.view())).unwrap();
+            let epilogue = Epilogue {
+                row_scales: Scales::PerTensor(0.25),
+                activation: Activation::Silu,
+                gated,
+                ..Epilogue::default()
+            };
+            let gemm = Gemm::new(Lhs::Int8(a.view()), &weights, epilogue).unwrap();
+            // By columns, too.
+            let mut q = Array2::from_elem((if gated { n / 2 } else { n }, m), 9i8).reversed_axes();
+            let mut scales = vec![9f32; m];
+            backend
+                .gemm_quantized(&gemm, q.view_mut(), &mut scales)
+                .unwrap();
+            let error = backend.gemm_quantized(&gemm, q.view_mut(), &mut vec![0.0; m + 1]);
+            assert!(matches!(error, Err(Error::Length { .. })), "{error:?}");
+            (q, bits(&scales))
+        };
+        let what = format!("[{m}, {k}] x [{k}, {n}], gated {gated}");
+        assert_eq!(run(device().as_ref()), run(&Cpu::new()), "{what}");
+    }
 }
 
 #[test]
@@ -520,6 +584,7 @@ fn capture() {
         bias: None,
         residual: None,
         out: Matrix::new(DeviceOutput::F32(out.as_view_mut()), m, n),
+        out_scales: None,
     };
     let mut space = workspace.as_view_mut();
     job.plan.run(&stream, operands, &mut space).unwrap();
@@ -601,6 +666,36 @@ fn plans_that_make_no_sense_are_refused() {
         ),
         (
             Spec {
+                output: DType::I8,
+                out_scale: Some(0.5),
+                per_token_output: true,
+                ..floats(4, 4, 4)
+            },
+            "an out_scale with i8 output",
+        ),
+        (
+            Spec {
+                per_token_output: true,
+                ..floats(4, 4, 4)
+            },
+            "a scale for each row with f32 output",
+        ),
+        (
+            Spec {
+                gated: true,
+                ..floats(4, 5, 4)
+            },
+            "the columns of a gated product is 5",
+        ),
+        (
+            Spec {
+                gated: true,
+                ..Spec::int8(4, 4, 4)
+            },
+            "a gated product with i32 output",
+        ),
+        (
+            Spec {
                 bias: Some(DType::F32),
                 ..Spec::int8(4, 4, 4)
             },
@@ -673,6 +768,7 @@ fn operands_that_are_not_the_plans_are_refused_before_anything_runs() {
     let ints = stream.alloc_zeros::<i8>(m * k).unwrap();
     let mut out = stream.clone_htod(&vec![7.0f32; m * n]).unwrap();
     let mut wide = stream.alloc_zeros::<i32>(m * n).unwrap();
+    let mut wide_scales = stream.alloc_zeros::<f32>(m).unwrap();
     let bytes = job.plan.workspace_bytes();
     let mut workspace = stream.alloc_zeros::<u8>(bytes + 1).unwrap();
     let before = device.launches();
@@ -687,6 +783,7 @@ fn operands_that_are_not_the_plans_are_refused_before_anything_runs() {
                 bias: None,
                 residual: None,
                 out: Matrix::new(DeviceOutput::F32(out.as_view_mut()), m, n),
+                out_scales: None,
             };
             $(operands.$field = $value;)?
             let mut space = workspace.slice_mut($range);
@@ -722,6 +819,18 @@ fn operands_that_are_not_the_plans_are_refused_before_anything_runs() {
     refused!("the output has 23 elements, expected 24", 0..bytes, out: {
         Matrix::new(DeviceOutput::F32(short.as_view_mut()), m, n)
     });
+    refused!("the output's scales is given, expected none", 0..bytes, out_scales: {
+        Some(wide_scales.as_view_mut())
+    });
+    // Addresses between elements: views made by reinterpreting bytes.
+    let odd = stream.alloc_zeros::<u8>(4 * m * k + 4).unwrap();
+    let odd = odd.slice(2..);
+    // SAFETY: the bytes are there; nothing reads them at this address.
+    let odd = |len| unsafe { odd.transmute::<f32>(len) }.unwrap();
+    refused!("the left operand is at address", 0..bytes, lhs: {
+        DeviceLhs::Float(Matrix::new(f32::floats(odd(m * k)), m, k))
+    });
+    refused!("column scales is at address", 0..bytes, col_scales: Some(odd(n)));
     assert_eq!(device.launches(), before);
     assert_eq!(stream.clone_dtoh(&out).unwrap(), vec![7.0; m * n]);
 }

@@ -756,7 +756,7 @@ fn check_quantized(backend: &dyn Backend, case: &Case, o: &Operands) -> Result<(
     let mut out = Written::new((case.m, case.output_columns()), 99i8);
     // Rows from the last up; for some cases columns too.
     let mut view = out.view();
-    let turned = case.seed % 3 == 0;
+    let turned = case.seed.is_multiple_of(3);
     if turned {
         view.invert_axis(Axis(1));
     }
@@ -792,19 +792,26 @@ fn quantised_products_of_several_strips() {
     }
 }
 
+/// Why the CPU refuses the product of `lhs` and `n` columns.
+fn refusal<'a>(
+    lhs: &'a Array2<i8>,
+    [n, cols]: [usize; 2],
+    epilogue: Epilogue<'a>,
+    output: DType,
+) -> String {
+    let cpu = Cpu::new();
+    let weights = Array2::ones((lhs.ncols(), n));
+    let weights = cpu.pack(Weights::Int8(weights.view())).unwrap();
+    let gemm = Gemm::new(Lhs::Int8(lhs.view()), &weights, epilogue).unwrap();
+    let result = product!((lhs.nrows(), cols), output, |out| cpu.gemm(&gemm, out));
+    result.unwrap_err().to_string()
+}
+
 /// What pairs and fresh scales do not go with is refused, and nothing is written.
 #[test]
 fn pairs_and_fresh_scales_that_do_not_fit_are_refused() {
     let cpu = Cpu::new();
     let lhs = Array2::<i8>::ones((2, 3));
-    let refused = |n: usize, cols: usize, epilogue: Epilogue<'_>, output: DType| {
-        let weights = cpu
-            .pack(Weights::Int8(Array2::ones((3, n)).view()))
-            .unwrap();
-        let gemm = Gemm::new(Lhs::Int8(lhs.view()), &weights, epilogue).unwrap();
-        let result = product!((2, cols), output, |out| cpu.gemm(&gemm, out));
-        result.unwrap_err().to_string()
-    };
     let pairs = || Epilogue {
         gated: true,
         ..Epilogue::default()
@@ -812,15 +819,15 @@ fn pairs_and_fresh_scales_that_do_not_fit_are_refused() {
     let residual = Array2::<f32>::zeros((2, 4));
     for (error, expected) in [
         (
-            refused(4, 2, pairs(), DType::I32),
+            refusal(&lhs, [4, 2], pairs(), DType::I32),
             "a gated product with i32",
         ),
-        (refused(5, 2, pairs(), DType::F32), "5"),
-        (refused(4, 4, pairs(), DType::F32), "[2, 2]"),
+        (refusal(&lhs, [5, 2], pairs(), DType::F32), "5"),
+        (refusal(&lhs, [4, 4], pairs(), DType::F32), "[2, 2]"),
         (
-            refused(
-                4,
-                2,
+            refusal(
+                &lhs,
+                [4, 2],
                 Epilogue {
                     residual: Some(FloatView::F32(residual.view())),
                     ..pairs()

@@ -135,6 +135,7 @@ impl Projection {
             bias: None,
             residual: residual.map(|r| Matrix::new(bf16::floats(r.as_view()), m, n)),
             out: Matrix::new(DeviceOutput::BF16(out.as_view_mut()), m, n),
+            out_scales: None,
         };
         self.plan
             .run(stream, operands, &mut workspace.as_view_mut())?;

@@ -187,7 +187,7 @@ impl Job {
             zero_points: upload(&stream, &vec![3i32; m])?,
             weights,
             bias: floats(spec.bias.map(|d| (d, n)))?,
-            residual: floats(spec.residual.map(|d| (d, m * n)))?,
+            residual: floats(spec.residual.map(|d| (d, m * spec.output_columns())))?,
             stream,
         })
     }
@@ -201,7 +201,10 @@ impl Job {
         let plan = Plan::with_choice(device, spec.clone(), choice)?;
         let stream = &self.stream;
         let (m, n, k) = (spec.m, spec.n, spec.k);
-        let mut out = device.fresh::<u8>(stream, super::ops::area(m, n)?.saturating_mul(4))?;
+        let columns = spec.output_columns();
+        let mut out_scales = device.fresh::<f32>(stream, m)?;
+        let mut out =
+            device.fresh::<u8>(stream, super::ops::area(m, columns)?.saturating_mul(4))?;
         let mut workspace = device.fresh::<u8>(stream, plan.workspace_bytes())?;
         let mut samples = Vec::with_capacity(SAMPLES);
         for sample in 0..WARM_UP + SAMPLES {
@@ -226,7 +229,7 @@ impl Job {
             macro_rules! place {
                 ($tag:ident) => {
                     // SAFETY: fresh memory, aligned as any allocation, of four bytes an element.
-                    unsafe { bytes.transmute_mut(m * n) }.map(DeviceOutput::$tag)
+                    unsafe { bytes.transmute_mut(m * columns) }.map(DeviceOutput::$tag)
                 };
             }
             let place = match spec.output {
@@ -247,8 +250,9 @@ impl Job {
                 weights: &self.weights,
                 col_scales: None,
                 bias: self.bias.as_ref().map(FloatBuffer::view),
-                residual: residual.map(|r| Matrix::new(r.view(), m, n)),
-                out: Matrix::new(place, m, n),
+                residual: residual.map(|r| Matrix::new(r.view(), m, columns)),
+                out: Matrix::new(place, m, columns),
+                out_scales: spec.per_token_output.then(|| out_scales.slice_mut(..m)),
             };
             let start = event()?;
             plan.run(stream, operands, &mut workspace.as_view_mut())?;

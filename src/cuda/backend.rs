@@ -10,7 +10,7 @@ use super::weights::{upload, DeviceWeights, WeightOrder};
 use crate::element::{DType, FloatSlice, FloatView, OutputMut};
 use crate::epilogue::Scales;
 use crate::error::{Error, Result};
-use crate::gemm::{Backend, Gemm, Lhs, PackedWeights, Weights};
+use crate::gemm::{quantized, Backend, Gemm, Lhs, PackedWeights, Weights};
 use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr};
 use ndarray::{ArrayView2, ArrayViewMut2};
 use std::sync::Arc;
@@ -50,6 +50,7 @@ impl Device {
         gemm: &Gemm<'_>,
         mut out: ArrayViewMut2<'_, T>,
         dtype: DType,
+        scales: Option<&mut [f32]>,
     ) -> Result<()> {
         let stream = self.stream()?;
         let (m, n, k) = gemm.mnk();
@@ -61,19 +62,16 @@ impl Device {
                 expected: format!("{LAYOUT} of {}", self.properties().name),
             });
         };
-        if gemm.epilogue.gated {
-            // Plans do not know pairs; their N is the output's.
-            return Err(Error::Unavailable {
-                what: "epilogue",
-                found: "gated".into(),
-                expected: "an epilogue without it, Device::igemm, or the CPU backend".into(),
-            });
-        }
-        if m == 0 || n == 0 {
+        let columns = out.ncols();
+        if m == 0 || (n == 0 && scales.is_none()) {
             return Ok(());
         }
         let epilogue = &gemm.epilogue;
-        let plan = Plan::new(self, spec(gemm, dtype))?;
+        let plan = Spec {
+            per_token_output: scales.is_some(),
+            ..spec(gemm, dtype)
+        };
+        let plan = Plan::new(self, plan)?;
 
         let bias = epilogue.bias.map(|b| upload_slice(stream, b)).transpose()?;
         let residual = epilogue.residual.as_ref();
@@ -104,22 +102,27 @@ impl Device {
                 }
             }
         };
-        let mut result = self.fresh::<T>(stream, m * n)?;
+        let mut result = self.fresh::<T>(stream, m * columns)?;
+        let mut out_scales = self.fresh::<f32>(stream, m)?;
         let mut workspace = self.fresh::<u8>(stream, plan.workspace_bytes())?;
         let operands = Operands {
             lhs,
             weights: &stored.weights,
             col_scales: col_scales.as_ref().map(|s| s.as_view()),
             bias: bias.as_ref().map(FloatBuffer::view),
-            residual: residual.as_ref().map(|r| Matrix::new(r.view(), m, n)),
-            out: Matrix::new(T::output(result.as_view_mut()), m, n),
+            residual: residual.as_ref().map(|r| Matrix::new(r.view(), m, columns)),
+            out: Matrix::new(T::output(result.as_view_mut()), m, columns),
+            out_scales: scales.is_some().then(|| out_scales.slice_mut(..m)),
         };
         plan.run(stream, operands, &mut workspace.as_view_mut())?;
         let host = download(stream, &result)?;
-        for (mut row, from) in out.outer_iter_mut().zip(host.chunks_exact(n)) {
-            row.as_slice_mut()
-                .expect("rows are contiguous, as was checked")
-                .copy_from_slice(from);
+        for (mut row, from) in out.outer_iter_mut().zip(host.chunks_exact(columns.max(1))) {
+            for (to, from) in row.iter_mut().zip(from) {
+                *to = *from;
+            }
+        }
+        if let Some(scales) = scales {
+            scales.copy_from_slice(&download(stream, &out_scales)?[..m]);
         }
         Ok(())
     }
@@ -142,6 +145,7 @@ fn spec(gemm: &Gemm<'_>, output: DType) -> Spec {
         output,
         bias: epilogue.bias.map(|b| b.dtype()),
         activation: epilogue.activation,
+        gated: epilogue.gated,
         residual: epilogue.residual.as_ref().map(|r| r.dtype()),
         out_scale: epilogue.out_scale,
         ..Spec::int8(m, n, k)
@@ -188,12 +192,22 @@ impl Backend for Device {
         gemm.check_output(out.dim(), out.strides(), out.dtype())?;
         let dtype = out.dtype();
         match out {
-            OutputMut::F32(out) => self.product(gemm, out, dtype),
-            OutputMut::F16(out) => self.product(gemm, out, dtype),
-            OutputMut::BF16(out) => self.product(gemm, out, dtype),
-            OutputMut::I32(out) => self.product(gemm, out, dtype),
-            OutputMut::I8(out) => self.product(gemm, out, dtype),
+            OutputMut::F32(out) => self.product(gemm, out, dtype, None),
+            OutputMut::F16(out) => self.product(gemm, out, dtype, None),
+            OutputMut::BF16(out) => self.product(gemm, out, dtype, None),
+            OutputMut::I32(out) => self.product(gemm, out, dtype, None),
+            OutputMut::I8(out) => self.product(gemm, out, dtype, None),
         }
+    }
+
+    fn gemm_quantized(
+        &self,
+        gemm: &Gemm<'_>,
+        out: ArrayViewMut2<'_, i8>,
+        scales: &mut [f32],
+    ) -> Result<()> {
+        quantized::check(gemm, out.dim(), scales)?;
+        self.product(gemm, out, DType::I8, Some(scales))
     }
 }
 

@@ -421,6 +421,43 @@ impl<'a> DeviceEpilogue<'a> {
     }
 }
 
+/// Where int32 sums lie: `splits` matrices, `split_stride` elements apart; the next product's come right after the last.
+#[derive(Clone, Copy)]
+pub(super) struct Sums {
+    pub address: u64,
+    pub stride: u64,
+    pub splits: u32,
+    pub split_stride: u64,
+}
+
+impl Sums {
+    /// One matrix of them.
+    pub fn whole(address: u64, stride: usize) -> Self {
+        Self {
+            address,
+            stride: stride as u64,
+            splits: 1,
+            split_stride: 0,
+        }
+    }
+
+    /// What the kernels take.
+    pub fn finish(&self, epilogue: EpilogueParams) -> FinishParams {
+        let vector = self.address.is_multiple_of(16)
+            && self.stride.is_multiple_of(4)
+            && (self.splits == 1 || self.split_stride.is_multiple_of(4));
+        FinishParams {
+            sums: self.address as *const _,
+            stride: self.stride,
+            split_stride: self.split_stride,
+            batch_stride: u64::from(self.splits) * self.split_stride,
+            splits: self.splits,
+            vector: vector.into(),
+            epilogue,
+        }
+    }
+}
+
 impl Device {
     /// `output = epilogue(sums)`: int32 sums `[M, N]` that lie in memory, to any output type. The output is `[M, N]`, or
     /// `[M, N / 2]` when gated.
@@ -441,23 +478,19 @@ impl Device {
         let (source, _source) = sums.data.device_ptr(stream);
         aligned::<i32>("sums", source)?;
         let prepared = epilogue.prepare(self, stream, &mut output)?;
-        let stride = sums.stride as u64;
+        let sums = Sums::whole(source, sums.stride);
         // SAFETY: sums, output and every part were checked against the shape; the guards live here.
-        unsafe { self.finish(stream, source, stride, 1, 0, 1, prepared.params) }
+        unsafe { self.finish(stream, sums, 1, prepared.params) }
     }
 
-    /// Enqueues the epilogue over `splits` matrices of sums, `split_stride` elements apart; the next product's come right
-    /// after the last of them.
+    /// Enqueues the epilogue over sums in memory.
     ///
     /// # Safety
     /// All that the parameters point to is valid for the shape and lives until the stream is past this launch.
     pub(super) unsafe fn finish(
         &self,
         stream: &CudaStream,
-        sums: u64,
-        stride: u64,
-        splits: u32,
-        split_stride: u64,
+        sums: Sums,
         batches: u32,
         epilogue: EpilogueParams,
     ) -> Result<()> {
@@ -465,9 +498,6 @@ impl Device {
         if rows == 0 || cols == 0 {
             return Ok(());
         }
-        let vector = sums.is_multiple_of(16)
-            && stride.is_multiple_of(4)
-            && (splits == 1 || split_stride.is_multiple_of(4));
         let threads = params::IMMA_EPILOGUE_THREADS;
         let geometry = Geometry {
             grid: (
@@ -477,15 +507,7 @@ impl Device {
             block: (threads, 1),
             dynamic_shared: 0,
         };
-        let params = FinishParams {
-            sums: sums as *const _,
-            stride,
-            split_stride,
-            batch_stride: u64::from(splits) * split_stride,
-            splits,
-            vector: vector.into(),
-            epilogue,
-        };
+        let params = sums.finish(epilogue);
         let launch = PreparedLaunch::new(self, stream, "epilogue_i32", geometry, params)?;
         let launch = launch.with_depth(batches)?;
         // SAFETY: the caller's.

@@ -1,11 +1,11 @@
 //! int8 with a fresh scale for each row, behind a product: `epilogue_quantize` of `cuda/epilogue.cu`.
 
 use super::batches::Batches;
-use super::epilogue::DeviceEpilogue;
+use super::epilogue::{DeviceEpilogue, Sums};
 use super::launch::{Geometry, PreparedLaunch};
 use super::matrix::{aligned, check_vector, Matrix};
 use super::module::Device;
-use super::params::{self, EpilogueParams, FinishParams, FinishQuantizeParams};
+use super::params::{self, EpilogueParams, FinishQuantizeParams};
 use crate::error::Result;
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut};
 
@@ -43,24 +43,20 @@ impl Device {
             epilogue.prepare_batches::<i8>(self, stream, &mut output, &Batches::ONE, true)?;
         let (target, _target) = scales.device_ptr_mut(stream);
         aligned::<f32>("scales", target)?;
-        let stride = sums.stride as u64;
+        let sums = Sums::whole(source, sums.stride);
         // SAFETY: sums, output, scales and every part were checked against the shape; the guards live here.
-        unsafe { self.finish_quantized(stream, source, stride, 1, 0, target, prepared.params) }
+        unsafe { self.finish_quantized(stream, sums, target, prepared.params) }
     }
 
-    /// Enqueues the same over `splits` matrices of sums, `split_stride` elements apart.
+    /// Enqueues the same over sums in memory.
     ///
     /// # Safety
     /// All that the parameters point to, and `scales` for each row, is valid for the shape and lives until the stream is
     /// past this launch.
-    #[allow(clippy::too_many_arguments)]
     pub(super) unsafe fn finish_quantized(
         &self,
         stream: &CudaStream,
-        sums: u64,
-        stride: u64,
-        splits: u32,
-        split_stride: u64,
+        sums: Sums,
         scales: u64,
         epilogue: EpilogueParams,
     ) -> Result<()> {
@@ -73,20 +69,9 @@ impl Device {
             block: (params::IMMA_EPILOGUE_THREADS, 1),
             dynamic_shared: 0,
         };
-        let vector = sums.is_multiple_of(16)
-            && stride.is_multiple_of(4)
-            && (splits == 1 || split_stride.is_multiple_of(4));
         let params = FinishQuantizeParams {
             scales: scales as *mut _,
-            finish: FinishParams {
-                sums: sums as *const _,
-                stride,
-                split_stride,
-                batch_stride: 0,
-                splits,
-                vector: vector.into(),
-                epilogue,
-            },
+            finish: sums.finish(epilogue),
         };
         let launch = PreparedLaunch::new(self, stream, "epilogue_quantize", geometry, params)?;
         // SAFETY: the caller's.

@@ -23,8 +23,11 @@ pub(super) struct Finish<'a> {
     pub col_scales: Option<CudaView<'a, f32>>,
     pub bias: Option<DeviceFloatView<'a>>,
     pub activation: Activation,
+    pub gated: bool,
     pub residual: Option<Matrix<DeviceFloatView<'a>>>,
     pub out_scale: Option<f32>,
+    /// Where the scales of an int8 result go when each row gets its own.
+    pub out_scales: Option<CudaViewMut<'a, f32>>,
 }
 
 /// Which GEMM.
@@ -56,16 +59,21 @@ macro_rules! typed {
     }};
 }
 
-impl Finish<'_> {
+impl<'a> Finish<'a> {
     /// Enqueues the epilogue over sums.
     pub fn sums(
-        &self,
+        &mut self,
         device: &Device,
         stream: &Arc<CudaStream>,
         sums: Matrix<&CudaView<'_, i32>>,
         mut out: Matrix<DeviceOutput<'_>>,
     ) -> Result<()> {
-        self.epilogue(|epilogue| {
+        self.epilogue(|epilogue, scales| {
+            if let Some(scales) = scales {
+                let mut out = integers(out);
+                let out = out.by_mut();
+                return device.epilogue_quantized(stream, sums, out, scales, epilogue);
+            }
             typed!(out, |matrix| device
                 .epilogue(stream, sums, matrix, epilogue))
         })
@@ -74,7 +82,7 @@ impl Finish<'_> {
     /// Enqueues the product of integers with its epilogue.
     #[allow(clippy::too_many_arguments)]
     pub fn product(
-        &self,
+        &mut self,
         device: &Device,
         stream: &Arc<CudaStream>,
         by: Product<'_>,
@@ -83,7 +91,36 @@ impl Finish<'_> {
         mut out: Matrix<DeviceOutput<'_>>,
         workspace: Option<&mut CudaViewMut<'_, i32>>,
     ) -> Result<()> {
-        self.epilogue(|epilogue| match by {
+        self.epilogue(|epilogue, scales| match by {
+            Product::Sm80(igemm) if scales.is_some() => {
+                let (scales, workspace) = (scales.expect("just seen"), workspace.expect("planned"));
+                let mut out = integers(out);
+                device.igemm_quantized_in(
+                    stream,
+                    igemm,
+                    a,
+                    w,
+                    out.by_mut(),
+                    scales,
+                    epilogue,
+                    workspace,
+                )
+            }
+            Product::Sm90(igemm, maps) if scales.is_some() => {
+                // The sums first, whole; what they are added up in lies behind them.
+                let (scales, workspace) = (scales.expect("just seen"), workspace.expect("planned"));
+                let (m, n) = (a.rows, w.rows);
+                let (mut sums, mut rest) = workspace.split_at_mut(sums_before(m, n));
+                let mut partial = rest.slice_mut(..igemm.workspace(m, n));
+                let partial =
+                    (igemm.splits > 1).then_some(&mut partial as &mut dyn DevicePtrMut<i32>);
+                let raw = DeviceEpilogue::default();
+                let place = Matrix::new(&mut sums, m, n);
+                device.igemm90(stream, igemm, maps, a, w, place, &raw, partial)?;
+                let sums = sums.as_view();
+                let sums = Matrix::new(&sums, m, n);
+                device.epilogue_quantized(stream, sums, integers(out).by_mut(), scales, epilogue)
+            }
             Product::Sm80(igemm) => typed!(out, |matrix| device
                 .igemm_in(stream, igemm, a, w, matrix, epilogue, workspace)),
             Product::Sm90(igemm, maps) => {
@@ -95,9 +132,12 @@ impl Finish<'_> {
         })
     }
 
-    fn epilogue<R>(&self, f: impl FnOnce(&DeviceEpilogue<'_>) -> R) -> R {
+    fn epilogue<R>(
+        &mut self,
+        f: impl FnOnce(&DeviceEpilogue<'_>, Option<&mut CudaViewMut<'a, f32>>) -> R,
+    ) -> R {
         let col_sums = self.weights.col_sums();
-        f(&DeviceEpilogue {
+        let epilogue = DeviceEpilogue {
             row_scales: scales(&self.row_scales),
             col_scales: scales(&self.col_scales),
             row_zero_points: self.zero_points.as_ref().map(|z| z as &dyn DevicePtr<i32>),
@@ -107,11 +147,25 @@ impl Finish<'_> {
                 .map(|_| &col_sums as &dyn DevicePtr<i32>),
             bias: self.bias.as_ref().map(floats),
             activation: self.activation,
-            gated: false,
+            gated: self.gated,
             residual: self.residual.as_ref().map(|r| r.over(floats(&r.data))),
             out_scale: self.out_scale,
-        })
+        };
+        f(&epilogue, self.out_scales.as_mut())
     }
+}
+
+/// int32 elements before those that igemm_sm90 adds sums up in, when whole sums are needed: the next part is aligned.
+pub(super) fn sums_before(m: usize, n: usize) -> usize {
+    (m * n).next_multiple_of(64)
+}
+
+/// The output of a plan whose rows get scales of their own.
+fn integers<'a>(out: Matrix<DeviceOutput<'a>>) -> Matrix<CudaViewMut<'a, i8>> {
+    out.map(|out| match out {
+        DeviceOutput::I8(data) => data,
+        _ => unreachable!("the plan was checked to have an i8 output"),
+    })
 }
 
 fn scales<'a>(view: &'a Option<CudaView<'a, f32>>) -> Option<&'a dyn DevicePtr<f32>> {

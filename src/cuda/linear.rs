@@ -156,6 +156,7 @@ impl Int8Linear {
             bias: self.bias.as_ref().map(FloatBuffer::view),
             residual: None,
             out: y.map(O::output),
+            out_scales: None,
         };
         plan.run(stream, operands, workspace)
     }

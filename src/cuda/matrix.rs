@@ -3,7 +3,7 @@
 use super::launch::same_context;
 use super::module::Device;
 use crate::error::{Error, Result};
-use cudarc::driver::{CudaContext, DeviceSlice};
+use cudarc::driver::{CudaContext, CudaStream, DevicePtr, DeviceSlice};
 use std::sync::Arc;
 
 /// A row-major matrix over a device slice: element `(r, c)` is at `r * stride + c`.
@@ -38,6 +38,16 @@ impl<S> Matrix<S> {
     /// The same matrix, by reference to its data.
     pub(super) fn by_ref(&self) -> Matrix<&S> {
         self.over(&self.data)
+    }
+
+    /// The same matrix, by reference to its data, to write.
+    pub(super) fn by_mut(&mut self) -> Matrix<&mut S> {
+        Matrix {
+            rows: self.rows,
+            cols: self.cols,
+            stride: self.stride,
+            data: &mut self.data,
+        }
     }
 
     /// The same rows and columns over other data.
@@ -95,6 +105,32 @@ impl<S> Matrix<S> {
             }),
         }
     }
+}
+
+impl<S> Matrix<S> {
+    /// The same, and that its address fits the elements' type.
+    pub(super) fn check_aligned<T>(
+        &self,
+        what: &'static str,
+        device: &Device,
+        stream: &CudaStream,
+        data: &impl DevicePtr<T>,
+    ) -> Result<()> {
+        self.check(what, device, data)?;
+        aligned::<T>(what, data.device_ptr(stream).0).map(drop)
+    }
+}
+
+/// Checks a vector with one element a row or column, and that its address fits the elements' type.
+pub(super) fn check_aligned_vector<T>(
+    what: &'static str,
+    device: &Device,
+    stream: &CudaStream,
+    data: &impl DevicePtr<T>,
+    expected: usize,
+) -> Result<()> {
+    check_vector(what, device, data, expected)?;
+    aligned::<T>(what, data.device_ptr(stream).0).map(drop)
 }
 
 /// Checks a vector with one element a row or column.

@@ -1,10 +1,10 @@
 //! Device memory with the element type known at run time.
 
-use super::matrix::{check_vector, Matrix};
+use super::matrix::{check_aligned_vector, Matrix};
 use super::module::Device;
 use crate::element::{DType, Element};
 use crate::error::Result;
-use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, DeviceRepr, ValidAsZeroBits};
+use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr, ValidAsZeroBits};
 use half::{bf16, f16};
 
 /// Float elements to read.
@@ -46,35 +46,52 @@ impl DeviceFloatView<'_> {
 
 impl DeviceFloatView<'_> {
     /// Checks a vector with one element a column.
-    pub(super) fn check_len(&self, what: &'static str, device: &Device, n: usize) -> Result<()> {
+    /// Checks length, memory and address.
+    pub(super) fn check_len(
+        &self,
+        what: &'static str,
+        device: &Device,
+        stream: &CudaStream,
+        n: usize,
+    ) -> Result<()> {
         match self {
-            DeviceFloatView::F32(v) => check_vector(what, device, v, n),
-            DeviceFloatView::F16(v) => check_vector(what, device, v, n),
-            DeviceFloatView::BF16(v) => check_vector(what, device, v, n),
+            DeviceFloatView::F32(v) => check_aligned_vector(what, device, stream, v, n),
+            DeviceFloatView::F16(v) => check_aligned_vector(what, device, stream, v, n),
+            DeviceFloatView::BF16(v) => check_aligned_vector(what, device, stream, v, n),
         }
     }
 }
 
 impl Matrix<DeviceFloatView<'_>> {
-    /// Checks that every element is inside the slice, in the device's memory.
-    pub(super) fn check_floats(&self, what: &'static str, device: &Device) -> Result<()> {
+    /// Checks that every element is inside the slice, in the device's memory, and aligned.
+    pub(super) fn check_floats(
+        &self,
+        what: &'static str,
+        device: &Device,
+        stream: &CudaStream,
+    ) -> Result<()> {
         match &self.data {
-            DeviceFloatView::F32(v) => self.check(what, device, v),
-            DeviceFloatView::F16(v) => self.check(what, device, v),
-            DeviceFloatView::BF16(v) => self.check(what, device, v),
+            DeviceFloatView::F32(v) => self.check_aligned(what, device, stream, v),
+            DeviceFloatView::F16(v) => self.check_aligned(what, device, stream, v),
+            DeviceFloatView::BF16(v) => self.check_aligned(what, device, stream, v),
         }
     }
 }
 
 impl Matrix<DeviceOutput<'_>> {
-    /// Checks that every element is inside the slice, in the device's memory.
-    pub(super) fn check_output(&self, what: &'static str, device: &Device) -> Result<()> {
+    /// Checks that every element is inside the slice, in the device's memory, and aligned.
+    pub(super) fn check_output(
+        &self,
+        what: &'static str,
+        device: &Device,
+        stream: &CudaStream,
+    ) -> Result<()> {
         match &self.data {
-            DeviceOutput::F32(v) => self.check(what, device, v),
-            DeviceOutput::F16(v) => self.check(what, device, v),
-            DeviceOutput::BF16(v) => self.check(what, device, v),
-            DeviceOutput::I32(v) => self.check(what, device, v),
-            DeviceOutput::I8(v) => self.check(what, device, v),
+            DeviceOutput::F32(v) => self.check_aligned(what, device, stream, v),
+            DeviceOutput::F16(v) => self.check_aligned(what, device, stream, v),
+            DeviceOutput::BF16(v) => self.check_aligned(what, device, stream, v),
+            DeviceOutput::I32(v) => self.check_aligned(what, device, stream, v),
+            DeviceOutput::I8(v) => self.check_aligned(what, device, stream, v),
         }
     }
 }
@@ -211,8 +228,10 @@ pub struct Operands<'a> {
     pub col_scales: Option<CudaView<'a, f32>>,
     /// Added to each column, `[N]`; exactly when the plan has one.
     pub bias: Option<DeviceFloatView<'a>>,
-    /// Added last, `[M, N]`; exactly when the plan has one.
+    /// Added last, in the result's shape; exactly when the plan has one.
     pub residual: Option<Matrix<DeviceFloatView<'a>>>,
-    /// The result, `[M, N]`.
+    /// The result, `[M, N]`, or `[M, N / 2]` when gated.
     pub out: Matrix<DeviceOutput<'a>>,
+    /// The result's scales, one a row; exactly when the plan makes them.
+    pub out_scales: Option<CudaViewMut<'a, f32>>,
 }

@@ -107,6 +107,7 @@ impl Device {
             bias: None,
             residual: None,
             out,
+            out_scales: None,
         };
         plan.run(stream, operands, &mut workspace.as_view_mut())
     }

@@ -1,6 +1,7 @@
 //! A product with everything decided beforehand: kernels, workspace, constants.
 
 use super::choose::{choose, Choice, Multiplier};
+use super::finish::sums_before;
 use super::igemm::{Igemm, Limits};
 use super::igemm90::{Igemm90, TensorMaps};
 use super::launch::driver;
@@ -53,12 +54,22 @@ pub(super) enum Fused {
 }
 
 impl Fused {
-    /// int32 elements of workspace for an `[m, n]` product.
-    fn workspace(&self, m: usize, n: usize) -> usize {
+    /// int32 elements of workspace for an `[m, n]` product; `whole`: whose sums are needed as such.
+    pub fn workspace(&self, m: usize, n: usize, whole: bool) -> usize {
         match self {
-            Fused::Sm80(igemm) => igemm.workspace(m, n),
+            Fused::Sm80(igemm) => sm80_workspace(*igemm, m, n, whole),
+            Fused::Sm90(igemm, _) if whole => sums_before(m, n) + igemm.workspace(m, n),
             Fused::Sm90(igemm, _) => igemm.workspace(m, n),
         }
+    }
+}
+
+/// The same for igemm_sm80.
+pub(super) fn sm80_workspace(igemm: Igemm, m: usize, n: usize, whole: bool) -> usize {
+    if whole {
+        igemm.workspace_quantized(m, n)
+    } else {
+        igemm.workspace(m, n)
     }
 }
 
@@ -145,8 +156,11 @@ impl Plan {
             match &multiply {
                 Multiply::Fused { by, any } => {
                     // Whether the numbers below can be written at all.
-                    bytes([any.splits + 2, bytes([m, n, 1])?, 8])?;
-                    4 * by.workspace(m, n).max(any.workspace(m, n))
+                    bytes([any.splits + 4, bytes([m, n, 1])?, 8])?;
+                    let whole = spec.per_token_output;
+                    4 * by
+                        .workspace(m, n, whole)
+                        .max(sm80_workspace(*any, m, n, whole))
                 }
                 // Written to the result itself.
                 Multiply::Sums { ldc, .. } if spec.raw() && *ldc == n => 0,
@@ -243,6 +257,7 @@ impl fmt::Display for Plan {
                 by: Fused::Sm80(igemm),
                 ..
             } if igemm.splits > 1 => f.write_str(", epilogue")?,
+            Multiply::Fused { .. } if self.spec.per_token_output => f.write_str(", epilogue")?,
             // The epilogue is in the kernel.
             Multiply::Fused { .. } => {}
             Multiply::Sums { ldc, .. } if self.spec.raw() && ldc == n => {}

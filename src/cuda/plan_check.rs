@@ -1,24 +1,27 @@
 //! Whether operands are those that a plan was made for.
 
-use super::matrix::{check_vector, Matrix};
-use super::operand::{DeviceFloatView, DeviceLhs, DeviceOutput};
+use super::matrix::check_aligned_vector;
+use super::operand::{DeviceLhs, Operands};
 use super::plan::{Multiply, Plan};
 use super::spec::Input;
-use super::weights::DeviceWeights;
 use crate::element::DType;
 use crate::error::{Error, Result};
+use cudarc::driver::CudaStream;
 
 impl Plan {
     /// Whether these are the operands that the plan was made for.
-    pub(super) fn check(
-        &self,
-        lhs: &DeviceLhs<'_>,
-        weights: &DeviceWeights,
-        bias: &Option<DeviceFloatView<'_>>,
-        residual: &Option<Matrix<DeviceFloatView<'_>>>,
-        out: &Matrix<DeviceOutput<'_>>,
-    ) -> Result<()> {
+    pub(super) fn check(&self, operands: &Operands<'_>, stream: &CudaStream) -> Result<()> {
+        let Operands {
+            lhs,
+            weights,
+            col_scales,
+            bias,
+            residual,
+            out,
+            out_scales,
+        } = operands;
         let (m, n, k) = (self.spec().m, self.spec().n, self.spec().k);
+        let columns = self.spec().output_columns();
         let shape = |what, found: (usize, usize), expected: (usize, usize)| {
             if found == expected {
                 return Ok(());
@@ -40,6 +43,7 @@ impl Plan {
                 expected: format!("{expected}, as planned"),
             })
         };
+        let given = |is: bool| if is { "given" } else { "none" }.to_string();
         let dtype = |d: Option<DType>| d.map_or("none".into(), |d| d.to_string());
         let device = &**self.device();
         match (lhs, self.spec().input) {
@@ -50,7 +54,7 @@ impl Plan {
                     x.data.dtype().to_string(),
                     planned.to_string(),
                 )?;
-                x.check_floats("the left operand", device)?;
+                x.check_floats("the left operand", device, stream)?;
             }
             (
                 DeviceLhs::Int8 {
@@ -73,7 +77,6 @@ impl Plan {
                         stride.to_string(),
                     )?;
                 }
-                let given = |is: bool| if is { "given" } else { "none" }.to_string();
                 kind("row scales", given(scales.is_some()), given(planned_scales))?;
                 kind(
                     "row zero points",
@@ -82,10 +85,10 @@ impl Plan {
                 )?;
                 if let Some(scales) = scales {
                     let expected = if scales.len() == 1 { 1 } else { m };
-                    check_vector("row scales", device, scales, expected)?;
+                    check_aligned_vector("row scales", device, stream, scales, expected)?;
                 }
                 if let Some(zeros) = zero_points {
-                    check_vector("row zero points", device, zeros, m)?;
+                    check_aligned_vector("row zero points", device, stream, zeros, m)?;
                 }
             }
             (found, _) => {
@@ -108,7 +111,7 @@ impl Plan {
             dtype(self.spec().bias),
         )?;
         if let Some(bias) = bias {
-            bias.check_len("bias", device, n)?;
+            bias.check_len("bias", device, stream, n)?;
         }
         let found = residual.as_ref().map(|r| r.data.dtype());
         kind(
@@ -116,17 +119,28 @@ impl Plan {
             dtype(found),
             dtype(self.spec().residual),
         )?;
-        if let Some(residual) = residual {
-            shape("the residual", (residual.rows, residual.cols), (m, n))?;
-            residual.check_floats("the residual", device)?;
+        if let Some(scales) = col_scales {
+            check_aligned_vector("column scales", device, stream, scales, n)?;
         }
-        shape("the output", (out.rows, out.cols), (m, n))?;
+        if let Some(residual) = residual {
+            shape("the residual", (residual.rows, residual.cols), (m, columns))?;
+            residual.check_floats("the residual", device, stream)?;
+        }
+        shape("the output", (out.rows, out.cols), (m, columns))?;
         kind(
             "the output's type",
             out.data.dtype().to_string(),
             self.spec().output.to_string(),
         )?;
-        out.check_output("the output", device)?;
+        out.check_output("the output", device, stream)?;
+        kind(
+            "the output's scales",
+            given(out_scales.is_some()),
+            given(self.spec().per_token_output),
+        )?;
+        if let Some(scales) = out_scales {
+            check_aligned_vector("the output's scales", device, stream, scales, m)?;
+        }
         let by_library = matches!(self.multiply, Multiply::Sums { .. });
         if by_library && self.spec().output == DType::I32 && m > 1 {
             // Sums are written by rows of N.

@@ -1,10 +1,10 @@
 //! One run of a plan: checks, then launches.
 
-use super::finish::{Finish, Product};
+use super::finish::{sums_before, Finish, Product};
 use super::launch::{driver, same_context};
-use super::matrix::{check_vector, Matrix};
+use super::matrix::Matrix;
 use super::operand::{DeviceFloatView, DeviceLhs, DeviceOutput, Operands};
-use super::plan::{Fused, Multiply, Plan, Staging};
+use super::plan::{sm80_workspace, Fused, Multiply, Plan, Staging};
 use super::spec::Input;
 use super::weights::PAD;
 use super::workspace::part;
@@ -35,6 +35,11 @@ impl Plan {
         operands: Operands<'_>,
         workspace: &mut CudaViewMut<'_, u8>,
     ) -> Result<()> {
+        let device = &*self.device;
+        same_context("the stream", device.context(), stream.context())?;
+        let weights = operands.weights;
+        same_context("the weights", device.context(), weights.data.context())?;
+        self.check(&operands, stream)?;
         let Operands {
             lhs,
             weights,
@@ -42,16 +47,12 @@ impl Plan {
             bias,
             residual,
             mut out,
+            out_scales,
         } = operands;
-        let device = &*self.device;
-        same_context("the stream", device.context(), stream.context())?;
-        same_context("the weights", device.context(), weights.data.context())?;
-        self.check(&lhs, weights, &bias, &residual, &out)?;
         let (m, n) = (self.spec.m, self.spec.n);
-        if let Some(scales) = &col_scales {
-            check_vector("column scales", device, scales, n)?;
-        }
-        if m == 0 || n == 0 {
+        let whole = self.spec.per_token_output;
+        // Rows without columns still get scales.
+        if m == 0 || (n == 0 && !whole) {
             return Ok(());
         }
         self.parts.check(device.context(), stream, workspace)?;
@@ -63,12 +64,16 @@ impl Plan {
         let (mut sums, mut library) = rest.split_at_mut(self.parts.size(4));
         // Before the quantising kernel, so that nothing stands between that and the product.
         if let Multiply::Fused {
-            by: Fused::Sm90(igemm, _),
+            by: by @ Fused::Sm90(igemm, _),
             ..
         } = &self.multiply
         {
-            let partial = part::<i32>(&mut sums, igemm.workspace(m, n));
-            if let Some(mut partial) = partial.filter(|p| !p.is_empty()) {
+            let partial = part::<i32>(&mut sums, by.workspace(m, n, whole));
+            if let Some(mut partial) = partial.filter(|_| igemm.workspace(m, n) > 0) {
+                let mut partial = match whole {
+                    true => partial.slice_mut(sums_before(m, n)..),
+                    false => partial.slice_mut(..),
+                };
                 stream
                     .memset_zeros(&mut partial)
                     .map_err(driver("cuMemsetD8"))?;
@@ -138,7 +143,7 @@ impl Plan {
             (None, Some(given)) => Some(given.slice(..)),
             (None, None) => zero_points.as_ref().map(|z| z.as_view()),
         };
-        let finish = Finish {
+        let mut finish = Finish {
             row_scales,
             zero_points,
             weights,
@@ -149,8 +154,10 @@ impl Plan {
             },
             bias,
             activation: self.spec.activation,
+            gated: self.spec.gated,
             residual,
             out_scale: self.spec.out_scale,
+            out_scales,
         };
         let (w, kp) = (weights.data.as_view(), weights.k_padded());
         match &self.multiply {
@@ -160,19 +167,21 @@ impl Plan {
                 let k = self.spec.k;
                 let a = Matrix::new(&integers, m, k).with_stride(self.lda);
                 let w = Matrix::new(&w, n, k).with_stride(kp);
+                let planned = by.workspace(m, n, whole);
                 match by {
                     Fused::Sm90(igemm, maps) if aligned => {
-                        let mut partial = part::<i32>(&mut sums, igemm.workspace(m, n));
+                        let mut partial = part::<i32>(&mut sums, planned);
                         let by = Product::Sm90(*igemm, maps);
                         finish.product(device, stream, by, a, w, out, partial.as_mut())
                     }
                     Fused::Sm80(igemm) if aligned => {
-                        let mut partial = part::<i32>(&mut sums, igemm.workspace(m, n));
+                        let mut partial = part::<i32>(&mut sums, planned);
                         let by = Product::Sm80(*igemm);
                         finish.product(device, stream, by, a, w, out, partial.as_mut())
                     }
                     _ => {
-                        let mut partial = part::<i32>(&mut sums, any.workspace(m, n));
+                        let planned = sm80_workspace(*any, m, n, whole);
+                        let mut partial = part::<i32>(&mut sums, planned);
                         let by = Product::Sm80(*any);
                         finish.product(device, stream, by, a, w, out, partial.as_mut())
                     }

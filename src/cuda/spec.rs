@@ -87,13 +87,13 @@ impl FromStr for Algorithm {
     }
 }
 
-/// A product to plan: `out[M, N] = epilogue(lhs[M, K] x weights[N, K]^T)`, the steps and their rounding those of
-/// the [epilogue](crate::epilogue).
+/// A product to plan: `out = epilogue(lhs[M, K] x weights[N, K]^T)`, the steps and their rounding those of the
+/// [epilogue](crate::epilogue). The result is `[M, N]`, or `[M, N / 2]` when gated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Spec {
     /// Rows of the left operand and of the result.
     pub m: usize,
-    /// Columns of the result.
+    /// Rows of the weights: columns of the result, or twice those when gated.
     pub n: usize,
     /// The contracted dimension.
     pub k: usize,
@@ -103,12 +103,17 @@ pub struct Spec {
     pub output: DType,
     /// The type of the bias, if there is one.
     pub bias: Option<DType>,
-    /// Applied after the bias.
+    /// Applied after the bias; of a gated product to the gate alone.
     pub activation: Activation,
+    /// Columns `2 j` and `2 j + 1` are a gate and what it multiplies.
+    pub gated: bool,
     /// The type of the residual, if there is one.
     pub residual: Option<DType>,
-    /// The step of an i8 output: needed there, refused elsewhere.
+    /// The step of an i8 output: needed there unless each row gets its own, refused elsewhere.
     pub out_scale: Option<f32>,
+    /// Each row of an i8 output gets a scale of its own, found from the row: per-token activations for the next product,
+    /// as [`Device::epilogue_quantized`](super::Device::epilogue_quantized) says.
+    pub per_token_output: bool,
     /// Who multiplies.
     pub algorithm: Algorithm,
 }
@@ -125,7 +130,9 @@ impl Spec {
             bias: None,
             activation: Activation::None,
             residual: None,
+            gated: false,
             out_scale: None,
+            per_token_output: false,
             algorithm: Algorithm::Heuristic,
         }
     }
@@ -146,6 +153,15 @@ impl Spec {
     /// The same product by another algorithm.
     pub fn with_algorithm(self, algorithm: Algorithm) -> Self {
         Spec { algorithm, ..self }
+    }
+
+    /// Columns of the result.
+    pub fn output_columns(&self) -> usize {
+        if self.gated {
+            self.n / 2
+        } else {
+            self.n
+        }
     }
 
     pub(super) fn zero_points(&self) -> bool {
@@ -189,11 +205,17 @@ impl Spec {
             }
         };
         kind.push_str(&format!(">{}", self.output));
+        if self.per_token_output {
+            kind.push_str("-token");
+        }
         if let Some(bias) = self.bias {
             kind.push_str(&format!("+{bias}"));
         }
         if self.activation != Activation::None {
             kind.push_str(&format!("-{:?}", self.activation).to_lowercase());
+        }
+        if self.gated {
+            kind.push_str("-gated");
         }
         if let Some(residual) = self.residual {
             kind.push_str(&format!("+residual-{residual}"));
@@ -211,12 +233,6 @@ impl Spec {
         check_k(self.k, self.zero_points())?;
         narrow("M", self.m)?;
         narrow("N", self.n)?;
-        let epilogue = Epilogue {
-            activation: self.activation,
-            out_scale: self.out_scale,
-            ..Epilogue::default()
-        };
-        epilogue.check(self.m, self.n, self.output)?;
         let refuse = |what, expected| {
             Err(Error::Epilogue {
                 what,
@@ -224,6 +240,20 @@ impl Spec {
                 expected,
             })
         };
+        // What is quantised row by row is finished in f32.
+        let finished = match (self.per_token_output, self.output) {
+            (false, output) => output,
+            (true, DType::I8) if self.out_scale.is_none() => DType::F32,
+            (true, DType::I8) => return refuse("an out_scale", "none: each row gets its own"),
+            (true, _) => return refuse("a scale for each row", "an i8 output"),
+        };
+        let epilogue = Epilogue {
+            activation: self.activation,
+            gated: self.gated,
+            out_scale: self.out_scale,
+            ..Epilogue::default()
+        };
+        epilogue.check(self.m, self.n, finished)?;
         let raw = self.output == DType::I32;
         if raw && (self.bias.is_some() || self.residual.is_some()) {
             return refuse("a bias, activation or residual", "the raw sums only");

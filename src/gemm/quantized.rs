@@ -45,6 +45,27 @@ impl Row<'_> {
     }
 }
 
+/// Whether such an output fits the product.
+pub(crate) fn check(gemm: &Gemm<'_>, out: (usize, usize), scales: &[f32]) -> Result<()> {
+    if gemm.epilogue.out_scale.is_some() {
+        return Err(Error::Epilogue {
+            what: "an out_scale",
+            output: DType::I8,
+            expected: "none: each row gets its own",
+        });
+    }
+    // Rows in f32 are contiguous; the integers go anywhere.
+    gemm.check_output(out, (0, 1), DType::F32)?;
+    if scales.len() != out.0 {
+        return Err(Error::Length {
+            what: "row scales of the output",
+            found: scales.len(),
+            expected: out.0,
+        });
+    }
+    Ok(())
+}
+
 /// Computes a few rows in f32 with `product` and hands them to `each`, until all are done.
 pub(crate) fn gemm(
     gemm: &Gemm<'_>,
@@ -53,23 +74,8 @@ pub(crate) fn gemm(
     product: impl Fn(&Gemm<'_>, OutputMut<'_>) -> Result<()>,
     each: impl Fn(Vec<Row<'_>>),
 ) -> Result<()> {
-    if gemm.epilogue.out_scale.is_some() {
-        return Err(Error::Epilogue {
-            what: "an out_scale",
-            output: DType::I8,
-            expected: "none: each row gets its own",
-        });
-    }
-    // The strips below are contiguous; the integers go anywhere.
-    gemm.check_output(out.dim(), (0, 1), DType::F32)?;
+    check(gemm, out.dim(), scales)?;
     let (m, n) = out.dim();
-    if scales.len() != m {
-        return Err(Error::Length {
-            what: "row scales of the output",
-            found: scales.len(),
-            expected: m,
-        });
-    }
     let strip = (STRIP_BYTES / 4 / n.max(1))
         .min(STRIP_ROWS)
         .clamp(1, m.max(1));

@@ -12,7 +12,7 @@ pub use choose::{choose, Choice, Limits};
 pub use tile::{by_name, Tile, TILES};
 
 use super::batches::Batches;
-use super::epilogue::{DeviceEpilogue, OutputElement};
+use super::epilogue::{DeviceEpilogue, OutputElement, Sums};
 use super::launch::{narrow, Geometry, PreparedLaunch};
 use super::matrix::{aligned, check_vector, Matrix};
 use super::module::Device;
@@ -188,12 +188,28 @@ impl Device {
         epilogue: &DeviceEpilogue<'_>,
         workspace: &mut CudaSlice<i32>,
     ) -> Result<()> {
+        let workspace = &mut workspace.as_view_mut();
+        self.igemm_quantized_in(stream, igemm, a, w, output, scales, epilogue, workspace)
+    }
+
+    /// The same with a part of a slice as workspace.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn igemm_quantized_in(
+        &self,
+        stream: &CudaStream,
+        igemm: Igemm,
+        a: Matrix<&impl DevicePtr<i8>>,
+        w: Matrix<&impl DevicePtr<i8>>,
+        output: Matrix<&mut impl DevicePtrMut<i8>>,
+        scales: &mut impl DevicePtrMut<f32>,
+        epilogue: &DeviceEpilogue<'_>,
+        workspace: &mut CudaViewMut<'_, i32>,
+    ) -> Result<()> {
         check_vector("scales", self, scales, a.rows)?;
         let (address, _scales) = scales.device_ptr_mut(stream);
         aligned::<f32>("scales", address)?;
         let by = (igemm, &Batches::ONE, Some(address));
-        let mut view = workspace.as_view_mut();
-        self.igemm_all(stream, by, a, w, output, epilogue, Some(&mut view))
+        self.igemm_all(stream, by, a, w, output, epilogue, Some(workspace))
     }
 
     /// The same with a part of a slice as workspace.
@@ -301,7 +317,7 @@ impl Device {
             return match fresh {
                 // SAFETY: no columns: nothing but the scales is touched.
                 Some(scales) => unsafe {
-                    self.finish_quantized(stream, 0, 0, 1, 0, scales, prepared.params)
+                    self.finish_quantized(stream, Sums::whole(0, 0), scales, prepared.params)
                 },
                 None => Ok(()),
             };
@@ -341,33 +357,19 @@ impl Device {
         // SAFETY: operands, output and every part of the epilogue were checked against the shape, the workspace against
         // the splits; all guards live here.
         unsafe { launch.enqueue()? };
+        let sums = Sums {
+            address: partial,
+            stride: n as u64,
+            splits: narrow("splits", splits)?,
+            split_stride: (m * n) as u64,
+        };
         if let Some(scales) = fresh {
-            let (parts, apart) = (narrow("splits", splits)?, (m * n) as u64);
             // SAFETY: as below, and the scales are the caller's.
-            unsafe {
-                self.finish_quantized(
-                    stream,
-                    partial,
-                    n as u64,
-                    parts,
-                    apart,
-                    scales,
-                    prepared.params,
-                )?;
-            }
+            unsafe { self.finish_quantized(stream, sums, scales, prepared.params)? };
         } else if splits > 1 {
+            let batches = narrow("the batch", batches.count)?;
             // SAFETY: the launch before writes all of `[splits, m, n]`; the rest as above.
-            unsafe {
-                self.finish(
-                    stream,
-                    partial,
-                    n as u64,
-                    splits as u32,
-                    (m * n) as u64,
-                    narrow("the batch", batches.count)?,
-                    prepared.params,
-                )?;
-            }
+            unsafe { self.finish(stream, sums, batches, prepared.params)? };
         }
         Ok(())
     }

@@ -145,6 +145,7 @@ impl Gpu {
                         bias: None,
                         residual: None,
                         out: Matrix::new(DeviceOutput::I32(out.as_view_mut()), m, n),
+                        out_scales: None,
                     };
                     plan.run(stream, operands, &mut workspace.as_view_mut())?;
                     Ok(())
@@ -169,6 +170,7 @@ impl Gpu {
                         bias: None,
                         residual: None,
                         out: Matrix::new(T::output(out.as_view_mut()), m, n),
+                        out_scales: None,
                     };
                     plan.run(stream, operands, &mut workspace.as_view_mut())?;
                     Ok(())
