@@ -6,8 +6,12 @@ use super::state::{driver, initialise, lock, number_from_env, Driver};
 use super::status::{Result, Status};
 use super::{call, capture, in_context, with_driver};
 
-/// Handle of the device's one context.
-pub const PRIMARY: usize = 0xC0DE_0000_0010;
+/// Handle of the first device's one context; the others' follow.
+const PRIMARY: usize = 0xC0DE_0000_0010;
+/// From a context's handle to the next device's.
+const APART: usize = 0x10;
+/// Most devices that there may be.
+pub const MOST: usize = 8;
 /// CUDA 13.0.
 const VERSION: i32 = 13000;
 
@@ -27,25 +31,42 @@ thread_local! {
 pub fn check_current(driver: &Driver) -> Result {
     match CURRENT.with_borrow(|stack| stack.last().copied().unwrap_or(0)) {
         0 => Err(Status::INVALID_CONTEXT.because("no context is current in this thread")),
-        _ if *lock(&driver.references) == 0 => {
+        context if check_handle(driver, context).is_err() => {
             Err(Status::CONTEXT_IS_DESTROYED.because("the primary context was released"))
         }
         _ => Ok(()),
     }
 }
 
+/// The context that is current in this thread, which [`check_current`] found alive.
+pub fn current() -> usize {
+    CURRENT.with_borrow(|stack| stack.last().copied().unwrap_or(PRIMARY))
+}
+
+/// The device of a context.
+fn ordinal(context: usize) -> usize {
+    context.wrapping_sub(PRIMARY) / APART
+}
+
 fn check_handle(driver: &Driver, context: usize) -> Result {
-    if context != PRIMARY || *lock(&driver.references) == 0 {
+    let live = |references: &u32| *references > 0;
+    let whole = context >= PRIMARY && (context - PRIMARY).is_multiple_of(APART);
+    if !whole
+        || !lock(&driver.references)
+            .get(ordinal(context))
+            .is_some_and(live)
+    {
         return Err(Status::INVALID_CONTEXT.because(format!("{context:#x} is no live context")));
     }
     Ok(())
 }
 
-fn check_device(device: i32) -> Result {
-    if device != 0 {
-        return Err(Status::INVALID_DEVICE.because(format!("there is no device {device}")));
-    }
-    Ok(())
+/// Its number, if there is such a device.
+pub fn check_device(driver: &Driver, device: i32) -> Result<usize> {
+    usize::try_from(device)
+        .ok()
+        .filter(|device| *device < lock(&driver.references).len())
+        .ok_or_else(|| Status::INVALID_DEVICE.because(format!("there is no device {device}")))
 }
 
 #[no_mangle]
@@ -70,9 +91,9 @@ extern "C" fn cuDriverGetVersion(out: Out<i32>) -> Status {
 #[no_mangle]
 extern "C" fn cuDevicePrimaryCtxRetain(out: Out<usize>, device: i32) -> Status {
     with_driver("cuDevicePrimaryCtxRetain", |driver| {
-        check_device(device)?;
-        out.set(PRIMARY)?;
-        *lock(&driver.references) += 1;
+        let device = check_device(driver, device)?;
+        out.set(PRIMARY + device * APART)?;
+        lock(&driver.references)[device] += 1;
         Ok(())
     })
 }
@@ -80,27 +101,24 @@ extern "C" fn cuDevicePrimaryCtxRetain(out: Out<usize>, device: i32) -> Status {
 #[no_mangle]
 extern "C" fn cuDevicePrimaryCtxRelease_v2(device: i32) -> Status {
     with_driver("cuDevicePrimaryCtxRelease_v2", |driver| {
-        check_device(device)?;
+        let device = check_device(driver, device)?;
         let mut references = lock(&driver.references);
-        match *references {
-            0 => Err(Status::INVALID_CONTEXT.because("released more often than retained")),
-            1 => {
-                *references = 0;
-                driver.destroy_context();
-                Ok(())
-            }
-            _ => {
-                *references -= 1;
-                Ok(())
-            }
+        if references[device] == 0 {
+            return Err(Status::INVALID_CONTEXT.because("released more often than retained"));
         }
+        references[device] -= 1;
+        // What was made in a context is in one place for all of them.
+        if references.iter().all(|count| *count == 0) {
+            driver.destroy_context();
+        }
+        Ok(())
     })
 }
 
 #[no_mangle]
 extern "C" fn cuDevicePrimaryCtxReset_v2(device: i32) -> Status {
     with_driver("cuDevicePrimaryCtxReset_v2", |driver| {
-        check_device(device)?;
+        check_device(driver, device)?;
         driver.destroy_context();
         Ok(())
     })
@@ -109,16 +127,16 @@ extern "C" fn cuDevicePrimaryCtxReset_v2(device: i32) -> Status {
 #[no_mangle]
 extern "C" fn cuDevicePrimaryCtxGetState(device: i32, flags: Out<u32>, active: Out<i32>) -> Status {
     with_driver("cuDevicePrimaryCtxGetState", |driver| {
-        check_device(device)?;
+        let device = check_device(driver, device)?;
         flags.set(0)?;
-        active.set(i32::from(*lock(&driver.references) > 0))
+        active.set(i32::from(lock(&driver.references)[device] > 0))
     })
 }
 
 #[no_mangle]
 extern "C" fn cuDevicePrimaryCtxSetFlags_v2(device: i32, flags: u32) -> Status {
-    with_driver("cuDevicePrimaryCtxSetFlags_v2", |_| {
-        check_device(device)?;
+    with_driver("cuDevicePrimaryCtxSetFlags_v2", |driver| {
+        check_device(driver, device)?;
         check_flags(flags)
     })
 }
@@ -179,7 +197,7 @@ extern "C" fn cuCtxPopCurrent_v2(out: Out<usize>) -> Status {
 extern "C" fn cuCtxGetDevice(out: Out<i32>) -> Status {
     with_driver("cuCtxGetDevice", |driver| {
         check_current(driver)?;
-        out.set(0)
+        out.set(ordinal(current()) as i32)
     })
 }
 

@@ -1,16 +1,10 @@
-//! Devices: there is one.
+//! Devices: one, or `IMMA_FAKE_DEVICES` of a kind, which share what is in their memory.
 use super::abi::{Host, Out};
 use super::attribute::attribute;
-use super::state::Driver;
-use super::status::{Result, Status};
+use super::context::check_device;
+use super::state::{lock, Driver};
+use super::status::Status;
 use super::with_driver;
-
-fn check(device: i32) -> Result {
-    match device {
-        0 => Ok(()),
-        _ => Err(Status::INVALID_DEVICE.because(format!("there is no device {device}"))),
-    }
-}
 
 /// Differs by architecture, so that caches keyed by it stay apart.
 fn uuid(driver: &Driver) -> [u8; 16] {
@@ -23,13 +17,15 @@ fn uuid(driver: &Driver) -> [u8; 16] {
 
 #[no_mangle]
 extern "C" fn cuDeviceGetCount(out: Out<i32>) -> Status {
-    with_driver("cuDeviceGetCount", |_| out.set(1))
+    with_driver("cuDeviceGetCount", |driver| {
+        out.set(lock(&driver.references).len() as i32)
+    })
 }
 
 #[no_mangle]
 extern "C" fn cuDeviceGet(out: Out<i32>, ordinal: i32) -> Status {
-    with_driver("cuDeviceGet", |_| {
-        check(ordinal)?;
+    with_driver("cuDeviceGet", |driver| {
+        check_device(driver, ordinal)?;
         out.set(ordinal)
     })
 }
@@ -37,7 +33,7 @@ extern "C" fn cuDeviceGet(out: Out<i32>, ordinal: i32) -> Status {
 #[no_mangle]
 extern "C" fn cuDeviceGetName(out: Host, bytes: i32, device: i32) -> Status {
     with_driver("cuDeviceGetName", |driver| {
-        check(device)?;
+        check_device(driver, device)?;
         let room = usize::try_from(bytes)
             .ok()
             .filter(|n| *n > 0)
@@ -52,7 +48,7 @@ extern "C" fn cuDeviceGetName(out: Host, bytes: i32, device: i32) -> Status {
 #[no_mangle]
 extern "C" fn cuDeviceGetUuid(out: Out<[u8; 16]>, device: i32) -> Status {
     with_driver("cuDeviceGetUuid", |driver| {
-        check(device)?;
+        check_device(driver, device)?;
         out.set(uuid(driver))
     })
 }
@@ -60,15 +56,15 @@ extern "C" fn cuDeviceGetUuid(out: Out<[u8; 16]>, device: i32) -> Status {
 #[no_mangle]
 extern "C" fn cuDeviceGetUuid_v2(out: Out<[u8; 16]>, device: i32) -> Status {
     with_driver("cuDeviceGetUuid_v2", |driver| {
-        check(device)?;
+        check_device(driver, device)?;
         out.set(uuid(driver))
     })
 }
 
 #[no_mangle]
 extern "C" fn cuDeviceGetPCIBusId(out: Host, bytes: i32, device: i32) -> Status {
-    with_driver("cuDeviceGetPCIBusId", |_| {
-        check(device)?;
+    with_driver("cuDeviceGetPCIBusId", |driver| {
+        check_device(driver, device)?;
         let id = b"0000:00:00.0\0";
         if usize::try_from(bytes).unwrap_or(0) < id.len() {
             return Err(Status::INVALID_VALUE.because("no room for the id"));
@@ -80,7 +76,7 @@ extern "C" fn cuDeviceGetPCIBusId(out: Host, bytes: i32, device: i32) -> Status 
 #[no_mangle]
 extern "C" fn cuDeviceTotalMem_v2(out: Out<usize>, device: i32) -> Status {
     with_driver("cuDeviceTotalMem_v2", |driver| {
-        check(device)?;
+        check_device(driver, device)?;
         out.set(driver.memory.capacity() as usize)
     })
 }
@@ -88,7 +84,7 @@ extern "C" fn cuDeviceTotalMem_v2(out: Out<usize>, device: i32) -> Status {
 #[no_mangle]
 extern "C" fn cuDeviceComputeCapability(major: Out<i32>, minor: Out<i32>, device: i32) -> Status {
     with_driver("cuDeviceComputeCapability", |driver| {
-        check(device)?;
+        check_device(driver, device)?;
         major.set(driver.profile.cc_major as i32)?;
         minor.set(driver.profile.cc_minor as i32)
     })
@@ -97,7 +93,7 @@ extern "C" fn cuDeviceComputeCapability(major: Out<i32>, minor: Out<i32>, device
 #[no_mangle]
 extern "C" fn cuDeviceGetAttribute(out: Out<i32>, which: i32, device: i32) -> Status {
     with_driver("cuDeviceGetAttribute", |driver| {
-        check(device)?;
+        check_device(driver, device)?;
         match attribute(&driver.profile, which) {
             Some(value) => out.set(value),
             None => {
@@ -110,9 +106,9 @@ extern "C" fn cuDeviceGetAttribute(out: Out<i32>, which: i32, device: i32) -> St
 
 #[no_mangle]
 extern "C" fn cuDeviceCanAccessPeer(out: Out<i32>, device: i32, peer: i32) -> Status {
-    with_driver("cuDeviceCanAccessPeer", |_| {
-        check(device)?;
-        check(peer)?;
+    with_driver("cuDeviceCanAccessPeer", |driver| {
+        check_device(driver, device)?;
+        check_device(driver, peer)?;
         out.set(0)
     })
 }

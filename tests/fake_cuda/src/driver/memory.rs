@@ -109,7 +109,7 @@ extern "C" fn cuPointerGetAttribute(out: Host, which: u32, address: u64) -> Stat
             Status::INVALID_VALUE.because(format!("{address:#x} is no device memory"))
         })?;
         match which {
-            1 => out.write(&super::context::PRIMARY.to_le_bytes()),
+            1 => out.write(&super::context::current().to_le_bytes()),
             2 => out.write(&MEMORYTYPE_DEVICE.to_le_bytes()),
             3 => out.write(&address.to_le_bytes()),
             8 => out.write(&0u32.to_le_bytes()),

@@ -49,8 +49,8 @@ pub struct Driver {
     pub allocations: Mutex<HashMap<u64, u64>>,
     /// Captures under way.
     pub captures: Mutex<Vec<Arc<Capture>>>,
-    /// How often the primary context is retained.
-    pub references: Mutex<u32>,
+    /// How often each device's context was retained.
+    pub references: Mutex<Vec<u32>>,
     /// What the tests count.
     pub totals: Mutex<Totals>,
     poison: AtomicU32,
@@ -108,6 +108,8 @@ impl Driver {
         let profile = DeviceProfile::from_env().map_err(setting)?;
         let memory = number_from_env("IMMA_FAKE_MEMORY").map_err(setting)?;
         let seed = number_from_env("IMMA_FAKE_SEED").map_err(setting)?;
+        let devices = number_from_env("IMMA_FAKE_DEVICES").map_err(setting)?;
+        let devices = devices.map_or(1, |n| (n as usize).min(super::context::MOST));
         super::stats::set_seed(seed.unwrap_or(1));
         let pools = Table::new("memory pool");
         let default_pool = pools.insert(Pool::default());
@@ -127,7 +129,7 @@ impl Driver {
             host_blocks: Mutex::default(),
             allocations: Mutex::default(),
             captures: Mutex::default(),
-            references: Mutex::new(0),
+            references: Mutex::new(vec![0; devices]),
             totals: Mutex::default(),
             poison: AtomicU32::new(0),
         })

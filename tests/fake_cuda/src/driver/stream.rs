@@ -122,7 +122,7 @@ extern "C" fn cuStreamGetPriority(stream: usize, out: Out<i32>) -> Status {
 extern "C" fn cuStreamGetCtx(stream: usize, out: Out<usize>) -> Status {
     in_context("cuStreamGetCtx", |driver| {
         driver.stream(stream)?;
-        out.set(super::context::PRIMARY)
+        out.set(super::context::current())
     })
 }
 

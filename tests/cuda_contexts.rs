@@ -1,0 +1,129 @@
+//! Memory, streams and weights of another device's context are refused before anything runs there.
+#![cfg(all(feature = "cuda", target_os = "linux"))]
+
+use imma::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream};
+use imma::cuda::{Device, DeviceEpilogue, DeviceLhs, DeviceOutput, Matrix, Operands, Plan, Spec};
+use imma::{Backend, Cpu, DType, Epilogue, Gemm, Lhs, OutputMut, Weights};
+use ndarray::Array2;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// A reason that names both.
+fn refused<T: Debug>(result: imma::Result<T>, what: &str) {
+    let error = result.expect_err(what).to_string();
+    assert!(
+        error.starts_with(&format!("{what} is ")) && error.contains("context"),
+        "{error}; expected {what}"
+    );
+}
+
+#[test]
+fn what_belongs_to_another_context_is_refused() {
+    if std::env::var("IMMA_TEST_DEVICE").as_deref() != Ok("hardware") {
+        std::env::set_var("IMMA_FAKE_DEVICES", "2");
+        fake_cuda::install::install();
+    } else if CudaContext::device_count().unwrap() < 2 {
+        println!("not run: a machine with two devices is needed");
+        return;
+    }
+    let (device, other) = (Device::open(0).unwrap(), Device::open(1).unwrap());
+    assert!(Device::open(2).is_err());
+    let (stream, strange) = (
+        device.context().new_stream().unwrap(),
+        other.context().new_stream().unwrap(),
+    );
+    let (m, n, k) = (2, 8, 16);
+    let plan = Plan::new(&device, Spec::floats(m, n, k, DType::F32, DType::F32)).unwrap();
+    let w = Array2::<i8>::ones((n, k));
+    let pack = |device: &Device, stream: &Arc<CudaStream>| {
+        let w: CudaSlice<i8> = stream.clone_htod(w.as_slice().unwrap()).unwrap();
+        let order = imma::cuda::WeightOrder::Outputs;
+        device
+            .pack_int8(stream, Matrix::new(&w, n, k), order, Some(&[1.0]))
+            .unwrap()
+    };
+    let (here, there) = (pack(&device, &stream), pack(&other, &strange));
+    let mut space = stream.alloc_zeros::<u8>(plan.workspace_bytes()).unwrap();
+    let mut space_there = strange.alloc_zeros::<u8>(plan.workspace_bytes()).unwrap();
+    let floats = stream.alloc_zeros::<f32>(m * k).unwrap();
+    let floats_there = strange.alloc_zeros::<f32>(m * k).unwrap();
+    let mut out = stream.alloc_zeros::<f32>(m * n).unwrap();
+    let mut out_there = strange.alloc_zeros::<f32>(m * n).unwrap();
+    let launches = (device.launches(), other.launches());
+    macro_rules! run {
+        ($stream:expr, $x:expr, $weights:expr, $out:expr, $space:expr) => {{
+            let operands = Operands {
+                lhs: DeviceLhs::Float(Matrix::new(
+                    imma::cuda::DeviceFloatView::F32($x.as_view()),
+                    m,
+                    k,
+                )),
+                weights: $weights,
+                col_scales: None,
+                bias: None,
+                residual: None,
+                out: Matrix::new(DeviceOutput::F32($out.as_view_mut()), m, n),
+                out_scales: None,
+            };
+            plan.run($stream, operands, &mut $space.as_view_mut())
+        }};
+    }
+    refused(run!(&strange, floats, &here, out, space), "the stream");
+    refused(
+        run!(&stream, floats_there, &here, out, space),
+        "the left operand",
+    );
+    refused(run!(&stream, floats, &there, out, space), "the weights");
+    refused(run!(&stream, floats, &here, out_there, space), "the output");
+    refused(
+        run!(&stream, floats, &here, out, space_there),
+        "the workspace",
+    );
+
+    // The calls below plans.
+    let (q, q_there) = (
+        stream.alloc_zeros::<i8>(m * k).unwrap(),
+        strange.alloc_zeros::<i8>(n * k).unwrap(),
+    );
+    let mut sums = stream.alloc_zeros::<i32>(m * n).unwrap();
+    let igemm = "64x64x128".parse().unwrap();
+    let result = device.igemm(
+        &stream,
+        igemm,
+        Matrix::new(&q, m, k),
+        Matrix::new(&q_there, n, k),
+        Matrix::new(&mut sums, m, n),
+        &DeviceEpilogue::default(),
+        None,
+    );
+    assert!(result.unwrap_err().to_string().contains("context"));
+    let mut scales = strange.alloc_zeros::<f32>(m).unwrap();
+    let mut place = stream.alloc_zeros::<i8>(m * k).unwrap();
+    let x = Matrix::new(&floats, m, k);
+    let rounding = imma::Rounding::NearestEven;
+    let result = device.quantize_rows(
+        &stream,
+        x,
+        Matrix::new(&mut place, m, k),
+        &mut scales,
+        rounding,
+    );
+    assert!(result.unwrap_err().to_string().contains("context"));
+    assert_eq!((device.launches(), other.launches()), launches);
+
+    // Behind ndarray: weights know where they were packed.
+    let packed = Backend::pack(other.as_ref(), Weights::Int8(w.t())).unwrap();
+    let a = Array2::<i8>::ones((m, k));
+    let gemm = Gemm::new(Lhs::Int8(a.view()), &packed, Epilogue::default()).unwrap();
+    let mut found = Array2::<i32>::zeros((m, n));
+    let backends: [&dyn Backend; 2] = [device.as_ref(), &Cpu::new()];
+    for backend in backends {
+        let error = backend.gemm(&gemm, OutputMut::I32(found.view_mut()));
+        assert!(
+            matches!(error, Err(imma::Error::PackedElsewhere { .. })),
+            "{error:?}"
+        );
+    }
+    other.gemm(&gemm, OutputMut::I32(found.view_mut())).unwrap();
+    assert_eq!(found, Array2::from_elem((m, n), k as i32));
+}
