@@ -206,7 +206,7 @@ pub(crate) struct Resolved<'a> {
     pub out_multiplier: f32,
 }
 
-/// Columns that [`Resolved::row`] takes at most: the widest panel.
+/// Columns of a [`Tile`] at most: the widest panel.
 pub(crate) const WIDTH: usize = 32;
 
 impl Resolved<'_> {
@@ -220,64 +220,126 @@ impl Resolved<'_> {
         }
     }
 
-    /// Turns the sums of `row`, columns `col0..col0 + acc.len()` (at most [`WIDTH`], both even when gated), into f32, step
-    /// by step as the module says. A gated row's are the first half of `out`.
+    /// Turns the sums of a tile into f32, step by step as the module says. A gated row's are the first half of its
+    /// columns in `out`; what lies beside the tile's columns there is of no use.
     #[inline(always)]
-    pub fn row(
-        &self,
-        row: usize,
-        col0: usize,
-        scale: f32,
-        zero_point: i32,
-        acc: &mut [i32],
-        out: &mut [f32],
-    ) {
-        let n = acc.len();
-        let out = &mut out[..n];
-        self.correct(col0, zero_point, acc);
-        let sums = out.iter_mut().zip(&*acc);
+    pub fn tile(&self, tile: &Tile<'_>, acc: &mut [i32], out: &mut [f32]) {
+        self.correct(tile, acc);
+        let columns = |all: &'_ [f32]| -> [f32; WIDTH] {
+            let mut columns = [0f32; WIDTH];
+            columns[..tile.cols].copy_from_slice(&all[tile.col..tile.col + tile.cols]);
+            columns
+        };
         match (self.col_scales, self.bias) {
             (Scales::PerVector(s), None) => {
-                let s = &s[col0..col0 + n];
-                sums.zip(s)
-                    .for_each(|((o, a), s)| *o = (*a as f32 * scale) * s);
+                let s = [columns(s)];
+                tile.each(acc, out, &s, |a, row, [s]| (a as f32 * row) * s);
             }
             (Scales::PerVector(s), Some(b)) => {
-                let (s, b) = (&s[col0..col0 + n], &b[col0..col0 + n]);
-                let columns = s.iter().zip(b);
-                sums.zip(columns)
-                    .for_each(|((o, a), (s, b))| *o = (*a as f32 * scale).mul_add(*s, *b));
+                let columns = [columns(s), columns(b)];
+                tile.each(acc, out, &columns, |a, row, [s, b]| {
+                    (a as f32 * row).mul_add(s, b)
+                });
             }
-            (Scales::PerTensor(s), None) => sums.for_each(|(o, a)| *o = (*a as f32 * scale) * s),
-            (Scales::None, None) => sums.for_each(|(o, a)| *o = *a as f32 * scale),
+            (Scales::PerTensor(s), None) => {
+                tile.each(acc, out, &[], |a, row, []| (a as f32 * row) * s);
+            }
+            (Scales::None, None) => tile.each(acc, out, &[], |a, row, []| a as f32 * row),
             (one, Some(b)) => {
-                let s = one.at(0);
-                let b = &b[col0..col0 + n];
-                sums.zip(b)
-                    .for_each(|((o, a), b)| *o = (*a as f32 * scale).mul_add(s, *b));
+                let (s, b) = (one.at(0), [columns(b)]);
+                tile.each(acc, out, &b, |a, row, [b]| (a as f32 * row).mul_add(s, b));
             }
         }
-        let (out, col0) = if self.gated {
-            (gate(self.activation, out), col0 / 2)
-        } else {
-            self.activation.apply_row(out);
-            (out, col0)
-        };
-        match &self.residual {
-            None => {}
-            Some(FloatView::F32(r)) => add(out, r, row, col0),
-            Some(FloatView::F16(r)) => add(out, r, row, col0),
-            Some(FloatView::BF16(r)) => add(out, r, row, col0),
+        if self.activation == Activation::None && !self.gated && self.residual.is_none() {
+            return;
+        }
+        for i in 0..tile.rows {
+            let out = &mut out[i * tile.nr..][..tile.cols];
+            let out = if self.gated {
+                gate(self.activation, out)
+            } else {
+                self.activation.apply_row(out);
+                out
+            };
+            let (row, col) = (tile.row + i, self.halved(tile.col));
+            match &self.residual {
+                None => {}
+                Some(FloatView::F32(r)) => add(out, r, row, col),
+                Some(FloatView::F16(r)) => add(out, r, row, col),
+                Some(FloatView::BF16(r)) => add(out, r, row, col),
+            }
         }
     }
 
-    /// Subtracts the zero point's share from raw sums, in wrapping i32: exact wherever the result fits.
+    /// Subtracts the zero points' share from raw sums, in wrapping i32: exact wherever the result fits.
     #[inline(always)]
-    pub fn correct(&self, col0: usize, zero_point: i32, acc: &mut [i32]) {
-        if let Some(sums) = self.col_sums {
-            let sums = &sums[col0..col0 + acc.len()];
+    pub fn correct(&self, tile: &Tile<'_>, acc: &mut [i32]) {
+        let Some(sums) = self.col_sums else {
+            return;
+        };
+        let sums = &sums[tile.col..tile.col + tile.cols];
+        for (i, zero_point) in tile.zero_points.iter().enumerate() {
+            let acc = &mut acc[i * tile.nr..][..tile.cols];
             for (a, s) in acc.iter_mut().zip(sums) {
                 *a = a.wrapping_sub(zero_point.wrapping_mul(*s));
+            }
+        }
+    }
+}
+
+/// Where a tile of sums lies, and its rows' constants.
+pub(crate) struct Tile<'a> {
+    /// The first row and column.
+    pub row: usize,
+    pub col: usize,
+    /// How many there are; [`WIDTH`] columns at most, an even number when gated.
+    pub rows: usize,
+    pub cols: usize,
+    /// Elements from a row to the next, here and in what is made of it: a multiple of eight.
+    pub nr: usize,
+    /// One a row.
+    pub scales: &'a [f32],
+    pub zero_points: &'a [i32],
+}
+
+impl Tile<'_> {
+    /// `out = f(acc, the row's scale, the columns' numbers)` for all of a tile, some columns beyond its own included.
+    #[inline(always)]
+    fn each<const C: usize>(
+        &self,
+        acc: &[i32],
+        out: &mut [f32],
+        columns: &[[f32; WIDTH]; C],
+        f: impl Fn(i32, f32, [f32; C]) -> f32,
+    ) {
+        if self.nr.is_multiple_of(16) {
+            self.in_lanes::<C, 16>(acc, out, columns, f);
+        } else {
+            self.in_lanes::<C, 8>(acc, out, columns, f);
+        }
+    }
+
+    /// The same in vectors of that length: arrays of their own, with nothing to find out about what overlaps.
+    #[inline(always)]
+    fn in_lanes<const C: usize, const LANES: usize>(
+        &self,
+        acc: &[i32],
+        out: &mut [f32],
+        columns: &[[f32; WIDTH]; C],
+        f: impl Fn(i32, f32, [f32; C]) -> f32,
+    ) {
+        for j in (0..self.cols).step_by(LANES) {
+            let mut column = [[0f32; LANES]; C];
+            for (column, all) in column.iter_mut().zip(columns) {
+                column.copy_from_slice(&all[j..j + LANES]);
+            }
+            for (i, scale) in self.scales.iter().enumerate() {
+                let mut lanes = [0f32; LANES];
+                let acc = &acc[i * self.nr + j..][..LANES];
+                for (l, lane) in lanes.iter_mut().enumerate() {
+                    *lane = f(acc[l], *scale, std::array::from_fn(|c| column[c][l]));
+                }
+                out[i * self.nr + j..][..LANES].copy_from_slice(&lanes);
             }
         }
     }

@@ -78,8 +78,43 @@ pub fn quantize(x: f32) -> i8 {
     // 1.5 * 2^23 + x has an ulp of 1, so that the sum's low bits are x rounded half to even.
     let x = if x > QMAX { QMAX } else { x };
     let x = if x < -QMAX { -QMAX } else { x };
+    round(x)
+}
+
+/// Rounds half to even what rounds to -128..=127.
+#[inline(always)]
+fn round(x: f32) -> i8 {
     const MAGIC: f32 = 12_582_912.0;
     (x + MAGIC).to_bits() as i8
+}
+
+/// Elements of a piece of [`quantize_row`].
+pub(crate) const PIECE: usize = 256;
+
+/// Quantises a row with its own scale, which it returns: `out[i] = quantize(row[i] * multiplier(bound))` with the `bound`
+/// of the row's [`absmax`]. Goes over the row twice, and calls `each` before every [`PIECE`] of it.
+#[inline(always)]
+pub(crate) fn quantize_row(row: &[f32], out: &mut [i8], mut each: impl FnMut()) -> f32 {
+    let mut most = 0f32;
+    for piece in row.chunks(PIECE) {
+        each();
+        // By the bits, as there: NaN is above all.
+        let bits = absmax(piece.iter().copied()).to_bits();
+        most = f32::from_bits(most.to_bits().max(bits));
+    }
+    let bound = bound(most);
+    let multiplier = multiplier(bound);
+    for (out, piece) in out.chunks_mut(PIECE).zip(row.chunks(PIECE)) {
+        each();
+        let pairs = out.iter_mut().zip(piece);
+        if most.is_finite() {
+            // No element is NaN, and none is above 127 by more than the product's rounding: nothing to clip.
+            pairs.for_each(|(q, x)| *q = round(x * multiplier));
+        } else {
+            pairs.for_each(|(q, x)| *q = quantize(x * multiplier));
+        }
+    }
+    scale(bound)
 }
 
 /// The sum of the squares of a row, in f32 and in one order that depends on nothing but the row: a balanced binary tree

@@ -123,15 +123,14 @@ impl LhsBlock {
                     _ => None,
                 };
                 for i in 0..m {
-                    if i + 1 < m {
-                        prefetch_row(lhs, source + i + 1);
-                    }
+                    let mut ahead = Ahead::new(lhs, source + i + 1);
                     let staged = &mut staging.bytes[i * stride..][..stride];
                     staged[k..].fill(0);
                     let staged = &mut staged[..k];
                     let r = first + i;
                     (self.scales[r], self.zero_points[r]) = match lhs {
                         Lhs::Int8(view) => {
+                            ahead.rest();
                             if in_place(i).is_none() {
                                 copy_row(view, source + i, staged);
                             }
@@ -144,7 +143,7 @@ impl LhsBlock {
                         }
                         Lhs::Float { data, quant } => {
                             let row = float_row(data, source + i, &mut staging.floats);
-                            quantize_row(row, *quant, staged)
+                            quantize_row(row, *quant, staged, ahead)
                         }
                     };
                     self.init[r] = if L::LAYOUT.biased {
@@ -165,46 +164,75 @@ impl LhsBlock {
     }
 }
 
-/// Asks for the next row while this one is worked on: rows lie in pages of their own, where the hardware's
-/// prefetcher starts anew.
-#[inline(always)]
-fn prefetch_row(lhs: &Lhs<'_>, row: usize) {
+/// The cache lines of the next row, asked for while this one is worked on: rows lie in pages of their own, where the
+/// hardware's prefetcher starts anew.
+struct Ahead {
+    at: *const u8,
+    lines: usize,
+}
+
+impl Ahead {
     #[inline(always)]
-    fn of<T>(view: &ArrayView2<'_, T>, row: usize) {
-        if let Some(slice) = view.row(row).to_slice() {
-            for line in slice.chunks(64 / size_of::<T>()) {
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: a hint on the address of a live element; SSE is part of the architecture.
-                unsafe {
-                    use core::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
-                    _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
-                }
-                #[cfg(not(target_arch = "x86_64"))]
-                let _ = line;
+    fn new(lhs: &Lhs<'_>, row: usize) -> Self {
+        #[inline(always)]
+        fn of<T>(view: &ArrayView2<'_, T>, row: usize) -> Ahead {
+            let slice = (row < view.nrows())
+                .then(|| view.row(row).to_slice())
+                .flatten()
+                .unwrap_or(&[]);
+            Ahead {
+                at: slice.as_ptr().cast(),
+                lines: size_of_val(slice).div_ceil(64),
             }
         }
+        match lhs {
+            Lhs::Int8(view) => of(view, row),
+            Lhs::Float { data, .. } => match data {
+                FloatView::F32(view) => of(view, row),
+                FloatView::F16(view) => of(view, row),
+                FloatView::BF16(view) => of(view, row),
+            },
+        }
     }
-    match lhs {
-        Lhs::Int8(view) => of(view, row),
-        Lhs::Float { data, .. } => match data {
-            FloatView::F32(view) => of(view, row),
-            FloatView::F16(view) => of(view, row),
-            FloatView::BF16(view) => of(view, row),
-        },
+
+    /// Asks for the next few. All at once would wait for free places to note them in.
+    #[inline(always)]
+    fn some(&mut self, lines: usize) {
+        let lines = lines.min(self.lines);
+        self.lines -= lines;
+        for _ in 0..lines {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a hint, which faults on no address; SSE is part of the architecture.
+            unsafe {
+                use core::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+                _mm_prefetch::<_MM_HINT_T0>(self.at.cast());
+            }
+            self.at = self.at.wrapping_add(64);
+        }
+    }
+
+    #[inline(always)]
+    fn rest(&mut self) {
+        self.some(usize::MAX);
     }
 }
 
 /// Quantises one row; its scale and zero point.
 #[inline(always)]
-fn quantize_row(row: &[f32], quant: ActivationQuant, out: &mut [i8]) -> (f32, i32) {
+fn quantize_row(
+    row: &[f32],
+    quant: ActivationQuant,
+    out: &mut [i8],
+    mut ahead: Ahead,
+) -> (f32, i32) {
+    if quant != ActivationQuant::PerToken {
+        ahead.rest();
+    }
     match quant {
         ActivationQuant::PerToken => {
-            let bound = numerics::bound(numerics::absmax(row.iter().copied()));
-            let multiplier = numerics::multiplier(bound);
-            for (q, x) in out.iter_mut().zip(row) {
-                *q = numerics::quantize(x * multiplier);
-            }
-            (numerics::scale(bound), 0)
+            // Both passes together ask for all of it.
+            let lines = numerics::PIECE * size_of::<f32>() / 64 / 2;
+            (numerics::quantize_row(row, out, || ahead.some(lines)), 0)
         }
         ActivationQuant::Static { scale } => {
             let multiplier = 1.0 / scale;

@@ -3,7 +3,7 @@
 use super::leaf::{Leaf, Trailing, ACC};
 use super::lhs::LhsPanel;
 use crate::element::Element;
-use crate::epilogue::{Resolved, WIDTH};
+use crate::epilogue::{Resolved, Tile};
 use crate::numerics;
 use ndarray::ArrayViewMut2;
 use std::marker::PhantomData;
@@ -13,29 +13,33 @@ pub(crate) trait Output: Copy + Default + Send + Sync + 'static {
     /// The sums are the output: `finish` corrects them where they are, and leaves `out` alone.
     const IN_PLACE: bool = false;
 
-    /// Finishes the sums of one row segment into `out`; into its first half when gated.
-    fn finish(epilogue: &Resolved<'_>, at: Segment, acc: &mut [i32], out: &mut [Self]);
+    /// Finishes the sums of a tile into `out`; each row into the first half of its columns when gated.
+    fn finish(epilogue: &Resolved<'_>, tile: &Tile<'_>, acc: &mut [i32], out: &mut [Self; ACC]);
 }
 
-/// Where a row segment lies, and its row's constants.
-#[derive(Clone, Copy)]
-pub(crate) struct Segment {
-    pub row: usize,
-    pub col: usize,
-    pub scale: f32,
-    pub zero_point: i32,
+/// Finishes a tile in f32 and makes an output of each element.
+#[inline(always)]
+fn by_floats<O>(
+    epilogue: &Resolved<'_>,
+    tile: &Tile<'_>,
+    acc: &mut [i32],
+    out: &mut [O; ACC],
+    to: impl Fn(f32) -> O,
+) {
+    let mut floats = [0f32; ACC];
+    epilogue.tile(tile, acc, &mut floats);
+    let used = tile.rows * tile.nr;
+    for (o, x) in out[..used].iter_mut().zip(&floats[..used]) {
+        *o = to(*x);
+    }
 }
 
 macro_rules! float_output {
     ($($t:ty),*) => {$(
         impl Output for $t {
             #[inline(always)]
-            fn finish(epilogue: &Resolved<'_>, at: Segment, acc: &mut [i32], out: &mut [Self]) {
-                let mut row = [0f32; WIDTH];
-                epilogue.row(at.row, at.col, at.scale, at.zero_point, acc, &mut row);
-                for (o, x) in out.iter_mut().zip(&row) {
-                    *o = <$t as Element>::from_f32(*x);
-                }
+            fn finish(epilogue: &Resolved<'_>, tile: &Tile<'_>, acc: &mut [i32], out: &mut [Self; ACC]) {
+                by_floats(epilogue, tile, acc, out, <$t as Element>::from_f32);
             }
         }
     )*};
@@ -44,12 +48,11 @@ float_output!(half::f16, half::bf16);
 
 impl Output for i8 {
     #[inline(always)]
-    fn finish(epilogue: &Resolved<'_>, at: Segment, acc: &mut [i32], out: &mut [Self]) {
-        let mut row = [0f32; WIDTH];
-        epilogue.row(at.row, at.col, at.scale, at.zero_point, acc, &mut row);
-        for (o, x) in out.iter_mut().zip(&row) {
-            *o = numerics::quantize(x * epilogue.out_multiplier);
-        }
+    fn finish(epilogue: &Resolved<'_>, tile: &Tile<'_>, acc: &mut [i32], out: &mut [Self; ACC]) {
+        let multiplier = epilogue.out_multiplier;
+        by_floats(epilogue, tile, acc, out, |x| {
+            numerics::quantize(x * multiplier)
+        });
     }
 }
 
@@ -57,15 +60,15 @@ impl Output for i32 {
     const IN_PLACE: bool = true;
 
     #[inline(always)]
-    fn finish(epilogue: &Resolved<'_>, at: Segment, acc: &mut [i32], _: &mut [Self]) {
-        epilogue.correct(at.col, at.zero_point, acc);
+    fn finish(epilogue: &Resolved<'_>, tile: &Tile<'_>, acc: &mut [i32], _: &mut [Self; ACC]) {
+        epilogue.correct(tile, acc);
     }
 }
 
 impl Output for f32 {
     #[inline(always)]
-    fn finish(epilogue: &Resolved<'_>, at: Segment, acc: &mut [i32], out: &mut [Self]) {
-        epilogue.row(at.row, at.col, at.scale, at.zero_point, acc, out);
+    fn finish(epilogue: &Resolved<'_>, tile: &Tile<'_>, acc: &mut [i32], out: &mut [Self; ACC]) {
+        epilogue.tile(tile, acc, out);
     }
 }
 
@@ -157,21 +160,18 @@ pub(crate) fn finish_tile<L: Leaf, O: Output>(
     if O::IN_PLACE && epilogue.col_sums.is_none() {
         return acc.as_ptr().cast();
     }
+    let tile = Tile {
+        row: row0,
+        col,
+        rows: panel.m,
+        cols,
+        nr: L::LAYOUT.nr,
+        scales: panel.scales,
+        zero_points: panel.zero_points,
+    };
     leaf.vectorize(
         #[inline(always)]
-        || {
-            let rows = acc.chunks_exact_mut(L::LAYOUT.nr);
-            let finished = finished.chunks_exact_mut(L::LAYOUT.nr);
-            for (i, (acc, finished)) in rows.zip(finished).take(panel.m).enumerate() {
-                let at = Segment {
-                    row: row0 + i,
-                    col,
-                    scale: panel.scales[i],
-                    zero_point: panel.zero_points[i],
-                };
-                O::finish(epilogue, at, &mut acc[..cols], &mut finished[..cols]);
-            }
-        },
+        || O::finish(epilogue, &tile, acc, finished),
     );
     if O::IN_PLACE {
         acc.as_ptr().cast()

@@ -27,21 +27,15 @@ impl Row<'_> {
             scale,
             mut out,
         } = self;
-        let bound = numerics::bound(numerics::absmax(floats.iter().copied()));
-        let multiplier = numerics::multiplier(bound);
-        *scale = numerics::scale(bound);
-        match out.as_slice_mut() {
-            Some(out) => {
-                for (q, x) in out.iter_mut().zip(floats) {
-                    *q = numerics::quantize(x * multiplier);
-                }
-            }
+        *scale = match out.as_slice_mut() {
+            Some(out) => numerics::quantize_row(floats, out, || ()),
             None => {
-                for (q, x) in out.iter_mut().zip(floats) {
-                    *q = numerics::quantize(x * multiplier);
-                }
+                let mut row = vec![0; floats.len()];
+                let scale = numerics::quantize_row(floats, &mut row, || ());
+                out.iter_mut().zip(row).for_each(|(to, q)| *to = q);
+                scale
             }
-        }
+        };
     }
 }
 
