@@ -12,9 +12,10 @@
 //! weights is read from memory once a block. Weights that are used once are packed by the task that reads
 //! them when all rows fit one block, so that they stay in its cache.
 
+use super::aligned::AlignedBytes;
 use super::leaf::{Leaf, Trailing, ACC};
 use super::lhs::LhsBlock;
-use super::rhs::{self, AlignedBytes, Source, Staging};
+use super::rhs::{self, Source, Staging};
 use super::store::{finish_tile, OutMatrix, Output};
 use super::threads::Threads;
 use crate::epilogue::{Epilogue, Resolved, Scales};

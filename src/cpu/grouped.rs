@@ -9,9 +9,9 @@
 //! A packed panel holds whole groups of KR consecutive k one after the other, and so do packed rows: a group of scales is
 //! a range of both.
 
+use super::aligned::AlignedBytes;
 use super::leaf::{Leaf, Trailing, ACC};
 use super::lhs::{LhsBlock, LhsPanel};
-use super::rhs::AlignedBytes;
 use super::threads::Threads;
 use super::{driver, with_leaf, Cpu};
 use crate::activation::Activation;

@@ -11,6 +11,7 @@
 //!
 //! The same bits come out for any leaf, number of threads and way of packing.
 
+mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -40,9 +41,9 @@ use crate::error::{Error, Result};
 use crate::gemm::{
     check_contraction, check_k, quantized, Backend, Gemm, Lhs, PackedWeights, Weights,
 };
+use aligned::AlignedBytes;
 use leaf::Leaf;
 use ndarray::{ArrayView2, ArrayViewMut2};
-use rhs::AlignedBytes;
 use select::{with_leaf, Kernel};
 use std::fmt;
 use std::sync::Arc;

@@ -15,47 +15,6 @@ use crate::element::Element;
 use crate::numerics;
 use ndarray::{s, ArrayView1, ArrayView2};
 
-/// Cache-line aligned bytes.
-pub(crate) struct AlignedBytes {
-    lines: Vec<Line>,
-    len: usize,
-}
-
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-impl AlignedBytes {
-    pub fn zeroed(len: usize) -> Self {
-        AlignedBytes {
-            lines: vec![Line([0; 64]); len.div_ceil(64)],
-            len,
-        }
-    }
-
-    /// Makes room for `len` bytes; what they hold is overwritten by the caller.
-    pub fn resize(&mut self, len: usize) {
-        if self.lines.len() * 64 < len {
-            self.lines.resize(len.div_ceil(64), Line([0; 64]));
-        }
-        self.len = len;
-    }
-
-    pub fn capacity_bytes(&self) -> usize {
-        self.lines.capacity() * 64
-    }
-
-    pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: `Line` is 64 bytes without padding, and `len` is at most the bytes of all lines.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
-    }
-
-    pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: as above, and the borrow is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
-    }
-}
-
 /// A matrix whose elements become weights: integers as they are, floats times their column's multiplier.
 pub(crate) trait Source: Copy + Default + Send + Sync {
     /// The integer of one element.
