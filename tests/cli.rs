@@ -486,7 +486,17 @@ fn the_device_computes_what_the_cpu_does() {
             "{row}"
         );
         assert!(row["median_s"].as_f64().unwrap() > 0.0 && row["tops"].as_f64().unwrap() > 0.0);
-        kernels.insert(row["kernel"].as_str().unwrap().to_owned());
+        let kernel = row["kernel"].as_str().unwrap();
+        // The model knows our kernels, and what is timed of a plan.
+        let planned = kernel.starts_with("igemm")
+            && ["gemm", "linear"].contains(&row["op"].as_str().unwrap());
+        let predicted = row["predicted_s"].as_f64();
+        assert_eq!(
+            predicted.is_some_and(|s| s > 1e-6 && s < 1e-3),
+            planned,
+            "{row}"
+        );
+        kernels.insert(kernel.to_owned());
     }
     // Two shapes; two operations by two algorithms and beside two peers, two by one alone.
     assert_eq!(said.lines().count(), 2 * (2 * 4 + 2), "{said}");

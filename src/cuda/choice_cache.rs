@@ -182,6 +182,7 @@ mod tests {
             shared_memory: 0,
             l2: 0,
             driver: 13000,
+            ..Properties::default()
         }
     }
 

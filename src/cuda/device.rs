@@ -24,6 +24,10 @@ pub struct Properties {
     pub shared_memory: u32,
     /// Level 2 cache, in bytes.
     pub l2: u32,
+    /// The multiprocessors' highest clock, in MHz.
+    pub clock: u32,
+    /// Bytes a microsecond to and from memory, by its clock and width: what the datasheet says.
+    pub bandwidth: u32,
     /// The CUDA version of the driver: 13000 for 13.0.
     pub driver: u32,
 }
@@ -36,6 +40,12 @@ impl Properties {
                 .map_err(driver("cuDeviceGetAttribute"))?;
             Ok::<_, Error>(value.unsigned_abs())
         };
+        // Two transfers a clock; kHz and bits.
+        let (memory, bits) = (
+            get(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?,
+            get(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?,
+        );
+        let bandwidth = 2 * u64::from(memory) * u64::from(bits / 8) / 1000;
         Ok(Properties {
             name: context.name().map_err(driver("cuDeviceGetName"))?,
             capability: (
@@ -45,6 +55,8 @@ impl Properties {
             multiprocessors: get(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             shared_memory: get(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
             l2: get(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?,
+            clock: get(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)? / 1000,
+            bandwidth: bandwidth.try_into().unwrap_or(u32::MAX),
             driver: driver_version()?,
         })
     }

@@ -223,6 +223,15 @@ impl Plan {
         self.choice.multiplier.algorithm()
     }
 
+    /// What the cost model says of a run, in microseconds: quantising, the product and what finishes it. `None` where
+    /// cuBLASLt multiplies, and for products without elements.
+    ///
+    /// Its constants are datasheets' and other projects' figures: compare it with a measurement, as `imma bench` does.
+    pub fn predicted_microseconds(&self) -> Option<f64> {
+        let properties = self.device.properties();
+        super::choose::predicted(&self.spec, self.choice.multiplier, properties)
+    }
+
     /// What it was made for.
     pub fn spec(&self) -> &Spec {
         &self.spec

@@ -7,7 +7,7 @@
 mod choose;
 mod tile;
 
-pub(super) use choose::candidates;
+pub(super) use choose::{candidates, predict, NEXT_LAUNCH};
 pub use choose::{choose, Choice, Limits};
 pub use tile::{by_name, Tile, TILES};
 

@@ -81,6 +81,17 @@ pub fn candidates90(m: usize, n: usize, k: usize, device: &Properties) -> Vec<Ch
     all
 }
 
+/// The estimate for an instance and a split of choice.
+pub(in crate::cuda) fn predict90(
+    igemm: Igemm90,
+    shape: [usize; 3],
+    device: &Properties,
+) -> Choice90 {
+    let steps = shape[2].div_ceil(STAGE_K).max(1);
+    let splits = igemm.splits.max(1);
+    estimate(igemm.tile, splits, steps.div_ceil(splits), shape, device)
+}
+
 fn estimate(
     tile: &'static Tile90,
     splits: usize,

@@ -10,6 +10,7 @@ mod launch;
 mod tensor_map;
 mod tile;
 
+pub(super) use choose::predict90;
 pub use choose::{candidates90, choose90, Choice90};
 pub use tensor_map::TensorMaps;
 pub use tile::{by_name90, Tile90, TILES90};

@@ -30,6 +30,24 @@ pub enum Contender {
     CublasLtF16,
 }
 
+/// One product's time.
+pub struct Measured {
+    pub kernel: String,
+    pub timing: Timing,
+    /// What the cost model says of the same, in seconds.
+    pub predicted: Option<f64>,
+}
+
+impl Measured {
+    fn of(plan: &Plan, timing: Timing) -> Self {
+        Measured {
+            kernel: plan.kernel(),
+            timing,
+            predicted: plan.predicted_microseconds().map(|us| us * 1e-6),
+        }
+    }
+}
+
 pub struct Gpu {
     device: Arc<Device>,
     stream: Arc<CudaStream>,
@@ -70,7 +88,7 @@ impl Gpu {
         format!("cuda:{} ({})", self.number, self.device.properties().name)
     }
 
-    /// Times one product; the kernel's name with it.
+    /// Times one product.
     pub fn time(
         &self,
         contender: &Contender,
@@ -78,7 +96,7 @@ impl Gpu {
         float: Float,
         shape: Shape,
         seconds: f64,
-    ) -> Result<(String, Timing), Failure> {
+    ) -> Result<Measured, Failure> {
         match (contender, float) {
             (Contender::CublasLtF16, _) => self.float_peer(shape, seconds),
             (Contender::Ours(by), Float::F32) => self.ours::<f32>(by, op, shape, seconds),
@@ -93,7 +111,7 @@ impl Gpu {
         op: Op,
         shape: Shape,
         seconds: f64,
-    ) -> Result<(String, Timing), Failure> {
+    ) -> Result<Measured, Failure> {
         let Shape { m, k, n } = shape;
         let (device, stream) = (&self.device, &self.stream);
         let slots = self.slots(op.bytes(shape, size_of::<T>() as f64));
@@ -109,7 +127,11 @@ impl Gpu {
                     Ok(())
                 };
                 let kernel = Plan::new(device, Spec::int8(m, n, k))?.kernel();
-                Ok((kernel, self.eager(operands.len(), seconds, run)?))
+                Ok(Measured {
+                    kernel,
+                    timing: self.eager(operands.len(), seconds, run)?,
+                    predicted: None,
+                })
             }
             Op::QMatmul => {
                 let operands = slots.try_map(|i| {
@@ -126,7 +148,11 @@ impl Gpu {
                     Ok(())
                 };
                 let kernel = Plan::new(device, Spec::floats(m, n, k, T::DTYPE, T::DTYPE))?;
-                Ok((kernel.kernel(), self.eager(operands.len(), seconds, run)?))
+                Ok(Measured {
+                    kernel: kernel.kernel(),
+                    timing: self.eager(operands.len(), seconds, run)?,
+                    predicted: None,
+                })
             }
             Op::Gemm => {
                 let spec = Spec::int8(m, n, k).with_algorithm(by.clone());
@@ -151,7 +177,7 @@ impl Gpu {
                     Ok(())
                 };
                 let count = slots.0;
-                Ok((plan.kernel(), self.captured(count, seconds, run)?))
+                Ok(Measured::of(&plan, self.captured(count, seconds, run)?))
             }
             Op::Linear => {
                 let spec = Spec::floats(m, n, k, T::DTYPE, T::DTYPE).with_algorithm(by.clone());
@@ -176,13 +202,13 @@ impl Gpu {
                     Ok(())
                 };
                 let count = slots.0;
-                Ok((plan.kernel(), self.captured(count, seconds, run)?))
+                Ok(Measured::of(&plan, self.captured(count, seconds, run)?))
             }
         }
     }
 
     /// The float layer that int8 replaces, by cudarc's own wrapper.
-    fn float_peer(&self, shape: Shape, seconds: f64) -> Result<(String, Timing), Failure> {
+    fn float_peer(&self, shape: Shape, seconds: f64) -> Result<Measured, Failure> {
         let Shape { m, k, n } = shape;
         let library = CudaBlasLT::new(self.stream.clone()).map_err(cuda("cublasLtCreate"))?;
         let bytes = 2.0 * (m * k + k * n + m * n) as f64;
@@ -217,7 +243,11 @@ impl Gpu {
                 .map_err(cuda("cublasLtMatmul in f16"))
         };
         let timing = self.captured(slots.0, seconds, run)?;
-        Ok(("cuBLASLt f16".into(), timing))
+        Ok(Measured {
+            kernel: "cuBLASLt f16".into(),
+            timing,
+            predicted: None,
+        })
     }
 
     /// As many sets of operands as are twice the L2 cache.

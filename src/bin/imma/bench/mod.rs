@@ -200,6 +200,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 float: args.dtype,
                 shape,
                 timing: host::time(&backend, *op, args.dtype, shape, args.seconds)?,
+                predicted: None,
                 ceiling,
             });
         }
@@ -209,7 +210,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
 
 #[cfg(feature = "cuda")]
 fn on_device(args: &GemmArgs, shapes: Vec<Shape>, number: usize) -> Result<(), Failure> {
-    use device::{Contender, Gpu};
+    use device::{Contender, Gpu, Measured};
     use imma::cuda::Algorithm;
     let ours = args.algorithm.iter().map(|a| a.parse::<Algorithm>());
     let ours = ours.collect::<Result<Vec<_>, _>>()?;
@@ -235,7 +236,11 @@ fn on_device(args: &GemmArgs, shapes: Vec<Shape>, number: usize) -> Result<(), F
             for contender in contenders {
                 let peer = !matches!(&contender, Contender::Ours(a) if ours.contains(a));
                 match gpu.time(&contender, *op, args.dtype, shape, args.seconds) {
-                    Ok((kernel, timing)) => report.add(Row {
+                    Ok(Measured {
+                        kernel,
+                        timing,
+                        predicted,
+                    }) => report.add(Row {
                         device: gpu.name(),
                         kernel,
                         threads: None,
@@ -243,6 +248,7 @@ fn on_device(args: &GemmArgs, shapes: Vec<Shape>, number: usize) -> Result<(), F
                         float: args.dtype,
                         shape,
                         timing,
+                        predicted,
                         ceiling,
                     }),
                     // A peer that is not here is no reason to stop.

@@ -30,12 +30,14 @@ pub struct Row {
     pub float: Float,
     pub shape: Shape,
     pub timing: Timing,
+    /// What the cost model says, in seconds.
+    pub predicted: Option<f64>,
     pub ceiling: Option<Ceiling>,
 }
 
 /// The columns of `--csv`.
 pub const CSV: &str =
-    "device,kernel,op,dtype,m,n,k,threads,median_s,min_s,samples,tops,gb_per_s,percent_of_ceiling,version";
+    "device,kernel,op,dtype,m,n,k,threads,median_s,min_s,samples,tops,gb_per_s,percent_of_ceiling,predicted_s,version";
 
 impl Row {
     pub fn tops(&self) -> f64 {
@@ -64,8 +66,11 @@ impl Row {
         let percent = self
             .percent()
             .map_or(String::new(), |p| format!("  {p:5.1} % of the ceiling"));
+        let predicted = self
+            .predicted
+            .map_or(String::new(), |s| format!("  predicted {:.3} ms", s * 1e3));
         format!(
-            "{:9} {m}x{k}x{n}  {} {}{threads}  {:10.3} ms  {:8.1} GOPS  {:7.1} GB/s{percent}",
+            "{:9} {m}x{k}x{n}  {} {}{threads}  {:10.3} ms  {:8.1} GOPS  {:7.1} GB/s{percent}{predicted}",
             self.op.name(),
             self.device,
             self.kernel,
@@ -82,6 +87,7 @@ impl Row {
             "m": m, "n": n, "k": k, "threads": self.threads,
             "median_s": self.timing.median, "min_s": self.timing.min, "samples": self.timing.samples,
             "tops": self.tops(), "gb_per_s": self.gb_per_s(), "percent_of_ceiling": self.percent(),
+            "predicted_s": self.predicted,
             "ceiling_tops": self.ceiling.map(|c| c.operations * 1e-12),
             "ceiling_gb_per_s": self.ceiling.map(|c| c.bytes * 1e-9),
             "version": env!("CARGO_PKG_VERSION"),
@@ -108,6 +114,7 @@ impl Row {
             self.tops().to_string(),
             self.gb_per_s().to_string(),
             optional(self.percent().map(|p| p.to_string())),
+            optional(self.predicted.map(|s| s.to_string())),
             env!("CARGO_PKG_VERSION").into(),
         ]
         .join(",")
