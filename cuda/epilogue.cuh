@@ -133,36 +133,9 @@ __device__ __forceinline__ void correct(const EpilogueParams& p, unsigned batch,
     }
 }
 
-// The f32 values that corrected sums of columns `col .. col + count` become, residual included: those of place().
-__device__ __forceinline__ void values(const EpilogueParams& p, unsigned batch, unsigned row, unsigned col,
-                                       unsigned count, const int (&sum)[GROUP], float (&x)[GROUP]) {
-    const unsigned col_at = batch * p.col_batch + col;
-    float scale[GROUP] = {1.0f, 1.0f, 1.0f, 1.0f};
-    const float row_scale = p.row_scales ? p.row_scales[batch * p.row_batch + row * p.row_step] : 1.0f;
-    if (p.col_scales) {
-        if (p.col_step) {
-            load_group<F32>(p.col_scales, col_at, count, p.vectors & IMMA_VECTOR_COL_SCALES, scale);
-        } else {
-            scale[0] = scale[1] = scale[2] = scale[3] = p.col_scales[batch * p.col_batch];
-        }
-    }
-#pragma unroll
-    for (unsigned i = 0; i < GROUP; ++i) {
-        x[i] = __fmul_rn(__int2float_rn(sum[i]), row_scale);
-    }
-    if (p.bias_type) {
-        float bias[GROUP];
-        load_typed(p.bias_type, p.bias, col_at, count, p.vectors & IMMA_VECTOR_BIAS, bias);
-#pragma unroll
-        for (unsigned i = 0; i < GROUP; ++i) {
-            x[i] = __fmaf_rn(x[i], scale[i], bias[i]);
-        }
-    } else {
-#pragma unroll
-        for (unsigned i = 0; i < GROUP; ++i) {
-            x[i] = __fmul_rn(x[i], scale[i]);
-        }
-    }
+// What follows scales and bias: the gate or activation, and the residual. The values are then those of place().
+__device__ __forceinline__ void after_scaling(const EpilogueParams& p, unsigned batch, unsigned row, unsigned col,
+                                              unsigned count, float (&x)[GROUP]) {
     if (p.gated) {
         // Both gates before both ups.
         const float up = x[1];
@@ -206,6 +179,39 @@ __device__ __forceinline__ void values(const EpilogueParams& p, unsigned batch, 
     }
 }
 
+// The f32 values that corrected sums of columns `col .. col + count` become, residual included: those of place().
+__device__ __forceinline__ void values(const EpilogueParams& p, unsigned batch, unsigned row, unsigned col,
+                                       unsigned count, const int (&sum)[GROUP], float (&x)[GROUP]) {
+    const unsigned col_at = batch * p.col_batch + col;
+    float scale[GROUP] = {1.0f, 1.0f, 1.0f, 1.0f};
+    const float row_scale = p.row_scales ? p.row_scales[batch * p.row_batch + row * p.row_step] : 1.0f;
+    if (p.col_scales) {
+        if (p.col_step) {
+            load_group<F32>(p.col_scales, col_at, count, p.vectors & IMMA_VECTOR_COL_SCALES, scale);
+        } else {
+            scale[0] = scale[1] = scale[2] = scale[3] = p.col_scales[batch * p.col_batch];
+        }
+    }
+#pragma unroll
+    for (unsigned i = 0; i < GROUP; ++i) {
+        x[i] = __fmul_rn(__int2float_rn(sum[i]), row_scale);
+    }
+    if (p.bias_type) {
+        float bias[GROUP];
+        load_typed(p.bias_type, p.bias, col_at, count, p.vectors & IMMA_VECTOR_BIAS, bias);
+#pragma unroll
+        for (unsigned i = 0; i < GROUP; ++i) {
+            x[i] = __fmaf_rn(x[i], scale[i], bias[i]);
+        }
+    } else {
+#pragma unroll
+        for (unsigned i = 0; i < GROUP; ++i) {
+            x[i] = __fmul_rn(x[i], scale[i]);
+        }
+    }
+    after_scaling(p, batch, row, col, count, x);
+}
+
 // Quantises values with a multiplier and stores them from element `at` of an int8 output on.
 __device__ __forceinline__ void store_quantized(const EpilogueParams& p, uint64_t at, unsigned count, float multiplier,
                                                 const float (&x)[GROUP]) {
@@ -225,6 +231,27 @@ __device__ __forceinline__ void store_quantized(const EpilogueParams& p, uint64_
             }
         }
     }
+}
+
+// Stores finished values as the output's type, from its element `at` on.
+__device__ __forceinline__ void store(const EpilogueParams& p, uint64_t at, unsigned count, const float (&x)[GROUP]) {
+    const bool vector = p.vectors & IMMA_VECTOR_OUTPUT;
+    if (p.gated) {
+        switch (p.output_type) {
+            case IMMA_TYPE_F32: return store_pair<F32>(p.output, at, count, vector, x);
+            case IMMA_TYPE_F16: return store_pair<F16>(p.output, at, count, vector, x);
+            case IMMA_TYPE_BF16: return store_pair<BF16>(p.output, at, count, vector, x);
+            default: break;
+        }
+    } else {
+        switch (p.output_type) {
+            case IMMA_TYPE_F32: return store_group<F32>(p.output, at, count, vector, x);
+            case IMMA_TYPE_F16: return store_group<F16>(p.output, at, count, vector, x);
+            case IMMA_TYPE_BF16: return store_group<BF16>(p.output, at, count, vector, x);
+            default: break;
+        }
+    }
+    store_quantized(p, at, count, p.out_multiplier, x);
 }
 
 // Finishes columns `col .. col + count` (col a multiple of four, count 1 to 4, even when gated) of a row of product
@@ -251,22 +278,7 @@ __device__ __forceinline__ void finish(const EpilogueParams& p, unsigned batch, 
     }
     float x[GROUP];
     values(p, batch, row, col, count, sum, x);
-    if (p.gated) {
-        switch (p.output_type) {
-            case IMMA_TYPE_F32: return store_pair<F32>(p.output, at, to.count, vector, x);
-            case IMMA_TYPE_F16: return store_pair<F16>(p.output, at, to.count, vector, x);
-            case IMMA_TYPE_BF16: return store_pair<BF16>(p.output, at, to.count, vector, x);
-            default: break;
-        }
-    } else {
-        switch (p.output_type) {
-            case IMMA_TYPE_F32: return store_group<F32>(p.output, at, count, vector, x);
-            case IMMA_TYPE_F16: return store_group<F16>(p.output, at, count, vector, x);
-            case IMMA_TYPE_BF16: return store_group<BF16>(p.output, at, count, vector, x);
-            default: break;
-        }
-    }
-    store_quantized(p, at, to.count, p.out_multiplier, x);
+    store(p, at, to.count, x);
 }
 
 }  // namespace imma

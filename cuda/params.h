@@ -255,6 +255,15 @@ struct FinishQuantizeParams {
     struct FinishParams finish;
 };
 
+/* igemm_grouped_*: weights with a scale for each column and each group of k. */
+struct IgemmGroupedParams {
+    const float *group_scales; /* [groups, cols] */
+    unsigned long long group_stride;
+    unsigned int group_shift; /* log2 of the k of a group: 5, 6 or 7 */
+    unsigned int reserved;
+    struct IgemmParams igemm; /* one product, no partial sums */
+};
+
 #ifdef __CUDACC__
 static_assert(sizeof(FinishQuantizeParams) == 192, "layout");
 static_assert(sizeof(PeakParams) == 24, "layout");
@@ -262,6 +271,7 @@ static_assert(sizeof(EpilogueParams) == 144 && offsetof(EpilogueParams, row_batc
 static_assert(sizeof(FinishParams) == 184 && offsetof(FinishParams, epilogue) == 40, "layout");
 static_assert(sizeof(IgemmParams) == 224 && offsetof(IgemmParams, epilogue) == 80, "layout");
 static_assert(offsetof(IgemmSm90Params, epilogue) == 48, "layout");
+static_assert(sizeof(IgemmGroupedParams) == 248 && offsetof(IgemmGroupedParams, igemm) == 24, "layout");
 static_assert(sizeof(QuantizeRowsParams) == 72 && offsetof(QuantizeRowsParams, rows) == 56, "layout");
 static_assert(sizeof(QuantizeColsParams) == 72 && offsetof(QuantizeColsParams, rows) == 56, "layout");
 static_assert(sizeof(QuantizeStaticParams) == 64 && offsetof(QuantizeStaticParams, rows) == 48, "layout");

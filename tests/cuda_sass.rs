@@ -108,7 +108,7 @@ fn kernels_spill_nothing_and_access_16_bytes() {
                     wrong.push(format!("{arch} {name}: generic access ({op})"));
                 }
             }
-            if name.starts_with("igemm_sm80") {
+            if name.starts_with("igemm_sm80") || name.starts_with("igemm_grouped") {
                 // m16n8k32 in int8, and the fragments of both operands by ldmatrix.
                 if !uses("IMMA", "16832") || !uses("IMMA", "S8") || !uses("LDSM", "M88") {
                     wrong.push(format!("{arch} {name}: no IMMA.16832.S8.S8 or no LDSM"));
@@ -241,14 +241,26 @@ fn usage(program: &Path, image: &str) -> BTreeMap<String, (usize, usize)> {
 
 /// Registers and shared memory of each GEMM instance against what its tile says, so that the blocks it is meant for fit.
 fn check_tiles(program: &Path, wrong: &mut Vec<String>) {
-    let used = usage(program, "igemm_sm80");
-    if used.is_empty() {
-        wrong.push("no resource usage of igemm_sm80 seen".into());
+    let tiles = |image: &str| -> Vec<&imma::cuda::Tile> {
+        match image {
+            "igemm_sm80" => imma::cuda::TILES.iter().collect(),
+            _ => imma::cuda::GROUPED_TILES.iter().collect(),
+        }
+    };
+    let mut used = Vec::new();
+    for image in ["igemm_sm80", "igemm_grouped"] {
+        let of_image = usage(program, image);
+        if of_image.len() != tiles(image).len() {
+            wrong.push(format!(
+                "resource usage of {} instances of {image} seen",
+                of_image.len()
+            ));
+        }
+        used.extend(of_image.into_iter().map(|(name, used)| (image, name, used)));
     }
-    for (name, (registers, stack)) in used {
-        let tile = name
-            .strip_prefix("igemm_sm80_")
-            .and_then(imma::cuda::by_name);
+    for (image, name, (registers, stack)) in used {
+        let of_tile = name.strip_prefix(image).and_then(|n| n.strip_prefix('_'));
+        let tile = tiles(image).into_iter().find(|t| Some(t.name) == of_tile);
         let Some(tile) = tile else {
             wrong.push(format!("{name}: no such tile"));
             continue;

@@ -38,9 +38,13 @@ mod fused_rmsnorm;
 #[cfg(feature = "cuda")]
 mod fused_silu_mul;
 #[cfg(feature = "cuda")]
+mod grouped_linear;
+#[cfg(feature = "cuda")]
 mod igemm;
 #[cfg(feature = "cuda")]
 mod igemm90;
+#[cfg(feature = "cuda")]
+mod igemm_grouped;
 #[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
@@ -90,8 +94,10 @@ pub use {
     dequantize::{Dequantize, Integer},
     device::Properties,
     epilogue::{DeviceEpilogue, DeviceFloats, OutputElement},
-    igemm::{by_name, choose, Choice, Igemm, Limits, Tile, TILES},
+    grouped_linear::GroupedLinear,
+    igemm::{by_name, choose, Choice, Igemm, Limits, Tile, GROUPED_TILES, TILES},
     igemm90::{by_name90, candidates90, choose90, Choice90, Igemm90, TensorMaps, Tile90, TILES90},
+    igemm_grouped::choose_grouped,
     linear::Int8Linear,
     matrix::Matrix,
     module::{images, Device, Image},

@@ -1,4 +1,4 @@
-// Made from cuda/params.h (FNV-1a 7caecfc649fd75f2) by bindgen; see cuda/README.md. Not to be edited.
+// Made from cuda/params.h (FNV-1a 4aa699240bfbaef6) by bindgen; see cuda/README.md. Not to be edited.
 
 pub const IMMA_VECTOR_BYTES: u32 = 16;
 pub const IMMA_ROWS_HELD: u32 = 4;
@@ -739,4 +739,37 @@ const _: () = {
     [
         "Offset of field: FinishQuantizeParams::finish",
     ][::core::mem::offset_of!(FinishQuantizeParams, finish) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct IgemmGroupedParams {
+    pub group_scales: *const f32,
+    pub group_stride: ::core::ffi::c_ulonglong,
+    pub group_shift: ::core::ffi::c_uint,
+    pub reserved: ::core::ffi::c_uint,
+    pub igemm: IgemmParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of IgemmGroupedParams",
+    ][::core::mem::size_of::<IgemmGroupedParams>() - 248usize];
+    [
+        "Alignment of IgemmGroupedParams",
+    ][::core::mem::align_of::<IgemmGroupedParams>() - 8usize];
+    [
+        "Offset of field: IgemmGroupedParams::group_scales",
+    ][::core::mem::offset_of!(IgemmGroupedParams, group_scales) - 0usize];
+    [
+        "Offset of field: IgemmGroupedParams::group_stride",
+    ][::core::mem::offset_of!(IgemmGroupedParams, group_stride) - 8usize];
+    [
+        "Offset of field: IgemmGroupedParams::group_shift",
+    ][::core::mem::offset_of!(IgemmGroupedParams, group_shift) - 16usize];
+    [
+        "Offset of field: IgemmGroupedParams::reserved",
+    ][::core::mem::offset_of!(IgemmGroupedParams, reserved) - 20usize];
+    [
+        "Offset of field: IgemmGroupedParams::igemm",
+    ][::core::mem::offset_of!(IgemmGroupedParams, igemm) - 24usize];
 };

@@ -75,14 +75,9 @@ impl GroupedLinear {
         size: usize,
         bias: Option<ArrayView1<'_, T>>,
     ) -> Result<Self> {
-        check_size(size)?;
-        let groups = Granularity::PerGroup { size };
-        let quantizer = Quantizer::builder().granularity(groups).build()?;
-        let q = quantizer.quantize(weight)?;
-        let (n, k) = weight.dim();
-        let scales = ArrayView2::from_shape((n, k.div_ceil(size)), q.scales());
-        let scales = scales.expect("one scale a group");
-        Self::new(cpu, q.matrix()?, scales, size, bias_of(bias, n)?)
+        let (q, scales) = quantize_groups(weight, size)?;
+        let bias = bias_of(bias, weight.nrows())?;
+        Self::new(cpu, q.view(), scales.view(), size, bias)
     }
 
     /// Packs an int8 weight `[N, K]` with scales `[N, K / size rounded up]`.
@@ -97,24 +92,8 @@ impl GroupedLinear {
         size: usize,
         bias: Option<ArrayView1<'_, T>>,
     ) -> Result<Self> {
-        check_size(size)?;
-        let (n, k) = weight.dim();
-        if scales.dim() != (n, k.div_ceil(size)) {
-            return Err(Error::Shape {
-                op: OP,
-                what: "the weight scales",
-                found: scales.shape().to_vec(),
-                expected: format!("[{n}, {}]", k.div_ceil(size)),
-            });
-        }
-        if let Some(bad) = scales.iter().find(|s| !s.is_finite()) {
-            return Err(Error::Value {
-                what: "a weight scale",
-                found: bad.to_string(),
-                expected: "a finite number".into(),
-            });
-        }
-        Self::new(cpu, weight, scales, size, bias_of(bias, n)?)
+        check_groups(weight, scales, size)?;
+        Self::new(cpu, weight, scales, size, bias_of(bias, weight.nrows())?)
     }
 
     fn new(
@@ -173,6 +152,48 @@ impl GroupedLinear {
         let y: Array2<f32> = self.cpu.gemm_grouped(&lhs, &self.weights, &finish)?;
         let y = y.mapv(T::from_f32);
         Ok(y.into_shape_with_order(shape).expect("as many elements"))
+    }
+}
+
+/// A float weight `[N, K]` as int8 with scales `[N, K / size rounded up]`.
+pub(crate) fn quantize_groups<T: Element>(
+    weight: ArrayView2<'_, T>,
+    size: usize,
+) -> Result<(Array2<i8>, Array2<f32>)> {
+    check_size(size)?;
+    let groups = Granularity::PerGroup { size };
+    let quantizer = Quantizer::builder().granularity(groups).build()?;
+    let q = quantizer.quantize(weight)?;
+    let (n, k) = weight.dim();
+    let scales = ArrayView2::from_shape((n, k.div_ceil(size)), q.scales());
+    let scales = scales.expect("one scale a group").to_owned();
+    Ok((q.matrix()?.to_owned(), scales))
+}
+
+/// Whether such scales fit the weight.
+pub(crate) fn check_groups(
+    weight: ArrayView2<'_, i8>,
+    scales: ArrayView2<'_, f32>,
+    size: usize,
+) -> Result<()> {
+    check_size(size)?;
+    let (n, k) = weight.dim();
+    crate::gemm::check_k(k, false)?;
+    if scales.dim() != (n, k.div_ceil(size)) {
+        return Err(Error::Shape {
+            op: OP,
+            what: "the weight scales",
+            found: scales.shape().to_vec(),
+            expected: format!("[{n}, {}]", k.div_ceil(size)),
+        });
+    }
+    match scales.iter().find(|s| !s.is_finite()) {
+        None => Ok(()),
+        Some(bad) => Err(Error::Value {
+            what: "a weight scale",
+            found: bad.to_string(),
+            expected: "a finite number".into(),
+        }),
     }
 }
 

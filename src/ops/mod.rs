@@ -33,7 +33,7 @@ mod float_gemm;
 mod fused_rmsnorm;
 mod fused_rows;
 mod fused_silu_mul;
-mod grouped_linear;
+pub(crate) mod grouped_linear;
 mod linear;
 mod matmul;
 mod matmul_true_int8;

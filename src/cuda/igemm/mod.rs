@@ -9,7 +9,7 @@ mod tile;
 
 pub(super) use choose::{candidates, predict, NEXT_LAUNCH};
 pub use choose::{choose, Choice, Limits};
-pub use tile::{by_name, Tile, TILES};
+pub use tile::{by_name, Tile, GROUPED_TILES, TILES};
 
 use super::batches::Batches;
 use super::epilogue::{DeviceEpilogue, OutputElement, Sums};

@@ -1,4 +1,4 @@
-//! The instances of `cuda/igemm_sm80.cu`, as data.
+//! The instances of `cuda/igemm_sm80.cu` and `cuda/igemm_grouped.cu`, as data.
 
 /// One instance: the tile a block computes, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,10 +33,10 @@ impl Tile {
 }
 
 macro_rules! tiles {
-    ($($m:literal $n:literal $k:literal, $stages:literal $warps:literal $registers:literal $blocks:literal, $suffix:literal;)*) => {
+    ($prefix:literal: $($m:literal $n:literal $k:literal, $stages:literal $warps:literal $registers:literal $blocks:literal, $suffix:literal;)*) => {
         [$(Tile {
             name: concat!($m, "x", $n, "x", $k, $suffix),
-            entry: concat!("igemm_sm80_", $m, "x", $n, "x", $k, $suffix),
+            entry: concat!($prefix, $m, "x", $n, "x", $k, $suffix),
             m: $m, n: $n, k: $k, stages: $stages, warps: $warps, registers: $registers, blocks: $blocks,
             aligned: $suffix.is_empty(),
         }),*]
@@ -45,7 +45,7 @@ macro_rules! tiles {
 
 /// Every instance, small tiles first.
 //  m n k, stages warps registers blocks
-pub const TILES: [Tile; 12] = tiles! {
+pub const TILES: [Tile; 12] = tiles! { "igemm_sm80_":
     16 64 128, 5 4 168 3, "";
     32 64 128, 4 4 168 3, "";
     64 64 128, 4 4 255 2, "";
@@ -58,6 +58,15 @@ pub const TILES: [Tile; 12] = tiles! {
     16 64 128, 5 4 168 3, "_any";
     64 64 128, 4 4 255 2, "_any";
     128 128 64, 4 8 255 1, "_any";
+};
+
+/// Every instance for weights whose scales change along K, small tiles first.
+pub const GROUPED_TILES: [Tile; 5] = tiles! { "igemm_grouped_":
+    16 64 128, 5 4 168 3, "";
+    64 64 128, 4 4 255 2, "";
+    128 128 64, 4 8 255 1, "";
+    16 64 128, 5 4 168 3, "_any";
+    64 64 128, 4 4 255 2, "_any";
 };
 
 /// The instance of that name.

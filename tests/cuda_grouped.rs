@@ -1,0 +1,436 @@
+//! Weights whose scales change along K, on the device: every instance against three loops, and the layer against the CPU's.
+#![cfg(all(feature = "cuda", target_os = "linux"))]
+
+mod cuda;
+
+use cuda::{device, stream, Placed, Random};
+use half::{bf16, f16};
+use imma::cuda::cudarc::driver::DeviceRepr;
+use imma::cuda::{
+    self as gpu, choose_grouped, DeviceElement, DeviceEpilogue, DeviceFloats, Matrix,
+    OutputElement, Tile, GROUPED_TILES,
+};
+use imma::{numerics, Activation, Cpu, DType, Element, GroupedLinear};
+use ndarray::{Array2, ArrayView2};
+
+/// An output type and how a finished float becomes it.
+trait Out: OutputElement + DeviceRepr + Copy + PartialEq + std::fmt::Debug {
+    const POISON: Self;
+    const GAP: Self;
+    fn of(v: f32, out_scale: f32) -> Self;
+    fn same(self, other: Self) -> bool {
+        self == other
+    }
+}
+macro_rules! float_out {
+    ($($t:ty),*) => {$(
+        impl Out for $t {
+            const POISON: Self = <$t>::MAX;
+            const GAP: Self = <$t>::MIN;
+            fn of(v: f32, _: f32) -> Self { <$t as Element>::from_f32(v) }
+            fn same(self, other: Self) -> bool {
+                self.to_bits() == other.to_bits() || (self.is_nan() && other.is_nan())
+            }
+        }
+    )*};
+}
+float_out!(f32, f16, bf16);
+impl Out for i8 {
+    const POISON: Self = 99;
+    const GAP: Self = -99;
+    fn of(v: f32, out_scale: f32) -> Self {
+        numerics::quantize(v * (1.0 / out_scale))
+    }
+}
+
+fn bytes(random: &mut Random, count: usize) -> Vec<i8> {
+    let mut out: Vec<i8> = (0..count).map(|_| random.next() as i8).collect();
+    // Extremes, now and then everywhere.
+    match random.below(6) {
+        0 => out.fill(-128),
+        1 => out.fill(127),
+        _ => {}
+    }
+    out
+}
+
+fn check<O: Out>(random: &mut Random, tile: &'static Tile, size: usize, [m, n, k]: [usize; 3]) {
+    let (device, stream) = (device(), stream());
+    let groups = k.div_ceil(size);
+    let (a, w) = (bytes(random, m * k), bytes(random, n * k));
+    let scales: Vec<f32> = (0..groups * n).map(|_| random.unit() * 0.01).collect();
+    let gated = n % 2 == 0 && random.below(4) == 0;
+    let cols = if gated { n / 2 } else { n };
+    let some = |random: &mut Random, count: usize| -> Option<Vec<f32>> {
+        (count > 0 && random.below(2) == 0).then(|| (0..count).map(|_| random.unit()).collect())
+    };
+    let count = random.pick(&[1, m]) * m.min(1);
+    let rows = some(random, count);
+    let bias: Option<Vec<bf16>> =
+        some(random, n).map(|b| b.into_iter().map(bf16::from_f32).collect());
+    let residual: Option<Vec<f16>> =
+        some(random, m * cols).map(|r| r.into_iter().map(f16::from_f32).collect());
+    let activation = random.pick(&[
+        Activation::None,
+        Activation::Relu,
+        Activation::Silu,
+        Activation::Gelu,
+        Activation::GeluTanh,
+    ]);
+    let out_scale = (O::DTYPE == DType::I8).then_some(0.037f32);
+
+    // The definition, one scalar at a time.
+    let value = |i: usize, j: usize| {
+        let mut v = 0f32;
+        for g in 0..groups {
+            let of_group = g * size..((g + 1) * size).min(k);
+            let sum: i64 = of_group
+                .map(|l| i64::from(a[i * k + l]) * i64::from(w[j * k + l]))
+                .sum();
+            v = (sum as i32 as f32).mul_add(scales[g * n + j], v);
+        }
+        let row = rows.as_ref().map_or(1.0, |r| r[i % r.len()]);
+        match &bias {
+            None => v * row,
+            Some(bias) => v.mul_add(row, bias[j].to_f32()),
+        }
+    };
+    let mut want = Vec::new();
+    for i in 0..m {
+        for j in 0..cols {
+            let mut v = if gated {
+                activation.apply(value(i, 2 * j)) * value(i, 2 * j + 1)
+            } else {
+                activation.apply(value(i, j))
+            };
+            if let Some(residual) = &residual {
+                v += residual[i * cols + j].to_f32();
+            }
+            want.push(O::of(v, out_scale.unwrap_or(1.0)));
+        }
+    }
+
+    let place = |random: &mut Random, data: &[i8], rows: usize| {
+        if tile.aligned {
+            let stride = k.next_multiple_of(16) + 16 * random.below(3);
+            let offset = 16 * random.below(3);
+            Placed::at(&stream, data, [rows, k], 77, offset, stride)
+        } else {
+            Placed::new(&stream, random, data, rows, k, 77)
+        }
+    };
+    let (da, dw) = (place(random, &a, m), place(random, &w, n));
+    let ds = Placed::new(&stream, random, &scales, groups, n, f32::NAN);
+    let drows = rows.as_ref().map(|r| stream.clone_htod(r).unwrap());
+    let dbias = bias.as_ref().map(|b| stream.clone_htod(b).unwrap());
+    let dresidual = residual
+        .as_ref()
+        .map(|r| Placed::new(&stream, random, r, m, cols, f16::MAX));
+    let residual_view = dresidual.as_ref().map(|p| (p.view(), p.geometry()));
+    let epilogue = DeviceEpilogue {
+        row_scales: drows.as_ref().map(|v| v as _),
+        bias: dbias.as_ref().map(|v| DeviceFloats::BF16(v)),
+        activation,
+        gated,
+        residual: residual_view
+            .as_ref()
+            .map(|(view, g)| g.over(DeviceFloats::F16(view))),
+        out_scale,
+        ..DeviceEpilogue::default()
+    };
+    let mut output = Placed::filled(&stream, random, m, cols, O::POISON, O::GAP);
+    let gout = output.geometry();
+    let case = format!(
+        "{} groups of {size}, [{m}, {k}] x [{k}, {n}] -> {}, {epilogue:?}",
+        tile.name,
+        O::DTYPE
+    );
+    device
+        .igemm_grouped(
+            &stream,
+            tile,
+            da.geometry().over(&da.view()),
+            dw.geometry().over(&dw.view()),
+            ds.geometry().over(&ds.view()),
+            size,
+            gout.over(&mut output.view_mut()),
+            &epilogue,
+        )
+        .unwrap_or_else(|error| panic!("{case}: {error}"));
+    if let Err(error) = stream.synchronize() {
+        let fault = cuda::fake().and_then(|fake| fake.last_fault());
+        panic!("{case}: {error:?} {}", fault.unwrap_or_default());
+    }
+    let found = output.read(&stream);
+    assert_eq!(found.len(), want.len(), "{case}");
+    let wrong = (0..want.len()).find(|i| !found[*i].same(want[*i]));
+    if let Some(i) = wrong {
+        let (r, c) = (i / cols, i % cols);
+        panic!(
+            "{case}: [{r}, {c}] is {:?}, expected {:?}",
+            found[i], want[i]
+        );
+    }
+}
+
+fn check_any(random: &mut Random, tile: &'static Tile, size: usize, shape: [usize; 3]) {
+    match random.below(4) {
+        0 => check::<f32>(random, tile, size, shape),
+        1 => check::<f16>(random, tile, size, shape),
+        2 => check::<bf16>(random, tile, size, shape),
+        _ => check::<i8>(random, tile, size, shape),
+    }
+}
+
+/// Every instance and size of a group over whole tiles, one less and one more, K inside a group, of none and of many stages.
+#[test]
+fn every_instance_gives_the_definitions_bits() {
+    let random = &mut Random(31);
+    for tile in &GROUPED_TILES {
+        let (m, n, k) = (tile.m, tile.n, tile.k);
+        for size in [32, 64, 128] {
+            for shape in [
+                [m, n, k * (tile.stages + 2)],
+                [m + 1, n + 1, k + 1],
+                [m - 1, n - 3, 3 * k - 5],
+                [5, 2 * n + 6, 2 * k + 40],
+            ] {
+                check_any(random, tile, size, shape);
+            }
+            check::<f32>(random, tile, size, [1, 1, 1]);
+            check::<f32>(random, tile, size, [7, 10, 0]);
+            check_any(random, tile, size, [0, 9, 33]);
+            check_any(random, tile, size, [9, 0, 33]);
+        }
+        check::<f32>(random, tile, 64, [3, 6, 130]);
+        check::<f16>(random, tile, 64, [3, 6, 130]);
+        check::<bf16>(random, tile, 64, [3, 6, 130]);
+        check::<i8>(random, tile, 64, [3, 6, 130]);
+    }
+    for _ in 0..40 {
+        let tile = &GROUPED_TILES[random.below(GROUPED_TILES.len())];
+        let shape = [
+            1 + random.below(80),
+            1 + random.below(80),
+            random.below(500),
+        ];
+        let size = random.pick(&[32, 64, 128]);
+        check_any(random, tile, size, shape);
+    }
+    let entries = |image: &&gpu::Image| image.name == "igemm_grouped";
+    let entries = gpu::images().iter().find(entries).unwrap().entries;
+    assert_eq!(
+        entries.len(),
+        GROUPED_TILES.len(),
+        "an entry without a tile"
+    );
+    cuda::check_all_launched("cuda_grouped");
+}
+
+fn noise<T: Element>(random: &mut Random, rows: usize, cols: usize) -> Array2<T> {
+    Array2::from_shape_simple_fn((rows, cols), || T::from_f32(random.unit() * 3.0))
+}
+
+/// The device's layer and the CPU's, for rows together and alone.
+fn layers_agree<T: DeviceElement + OutputElement + Out>(seed: u64) {
+    let (device, stream) = (device(), stream());
+    let random = &mut Random(seed);
+    for (m, n, k, size) in [
+        (1, 40, 96, 32),
+        (5, 70, 200, 64),
+        (20, 33, 130, 128),
+        (70, 130, 256, 128),
+        (3, 8, 0, 32),
+        (0, 8, 64, 32),
+    ] {
+        let (w, x) = (noise::<f32>(random, n, k), noise::<T>(random, m, k));
+        let bias: Vec<T> = (0..n).map(|_| T::from_f32(random.unit())).collect();
+        let host = GroupedLinear::from_float_on(
+            Cpu::new(),
+            w.mapv(|w| T::from_f32(w)).view(),
+            size,
+            Some(ndarray::ArrayView1::from(&bias[..])),
+        );
+        let host = host.unwrap().with_activation(Activation::Silu);
+        let want = host.forward(x.view()).unwrap();
+        let layer = gpu::GroupedLinear::from_float(
+            device,
+            &stream,
+            w.mapv(|w| T::from_f32(w)).view(),
+            size,
+            Some(&bias[..]),
+        );
+        let layer = layer.unwrap().with_activation(Activation::Silu);
+        assert_eq!(
+            (layer.inputs(), layer.outputs(), layer.group_size()),
+            (k, n, size)
+        );
+        let run = |x: ArrayView2<'_, T>| {
+            let mut rows: Vec<T> = x.iter().copied().collect();
+            rows.push(T::from_f32(9.0));
+            let rows = stream.clone_htod(&rows).unwrap();
+            let (m, k) = x.dim();
+            let view = Matrix::new(rows.slice(..m * k), m, k);
+            let y = layer.forward::<T, T>(&stream, view).unwrap();
+            stream.clone_dtoh(&y).unwrap()[..m * n].to_vec()
+        };
+        let same = |found: &[T], want: ArrayView2<'_, T>| {
+            assert!(
+                found.iter().zip(&want).all(|(a, b)| a.same(*b)),
+                "{m} {n} {k} {size}"
+            );
+            assert_eq!(found.len(), want.len());
+        };
+        same(&run(x.view()), want.view());
+        for i in (0..m).step_by(7) {
+            let row = ndarray::s![i..i + 1, ..];
+            same(&run(x.slice(row)), want.slice(row));
+        }
+    }
+}
+
+#[test]
+fn a_layer_gives_the_bits_of_the_cpu_whatever_the_batch() {
+    layers_agree::<f32>(41);
+    layers_agree::<f16>(42);
+    layers_agree::<bf16>(43);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_before_anything_runs() {
+    let (device, stream) = (device(), stream());
+    let (m, n, k) = (4, 8, 64);
+    let a = stream.alloc_zeros::<i8>(m * k + 1).unwrap();
+    let w = stream.alloc_zeros::<i8>(n * k).unwrap();
+    let scales = stream.alloc_zeros::<f32>(2 * n).unwrap();
+    let ones = stream.alloc_zeros::<f32>(n).unwrap();
+    let mut out = stream.alloc_zeros::<f32>(m * n).unwrap();
+    let mut sums = stream.alloc_zeros::<i32>(m * n).unwrap();
+    let tile = &GROUPED_TILES[0];
+    let before = device.launches();
+    macro_rules! refused {
+        ($want:expr, $tile:expr, $a:expr, $scales:expr, $size:expr, $out:expr, $epilogue:expr) => {{
+            let (a, w) = ($a, Matrix::new(&w, n, k));
+            let epilogue = &$epilogue;
+            let error = device.igemm_grouped(&stream, $tile, a, w, $scales, $size, $out, epilogue);
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains($want), "{error}; expected {}", $want);
+        }};
+    }
+    let x = || Matrix::new(&a, m, k);
+    let s = || Matrix::new(&scales, 2, n);
+    let none = DeviceEpilogue::default;
+    refused!(
+        "the group size is 48",
+        tile,
+        x(),
+        s(),
+        48,
+        Matrix::new(&mut out, m, n),
+        none()
+    );
+    refused!(
+        "expected [1, 8]",
+        tile,
+        x(),
+        s(),
+        64,
+        Matrix::new(&mut out, m, n),
+        none()
+    );
+    refused!(
+        "expected [4, 8]",
+        tile,
+        x(),
+        s(),
+        32,
+        Matrix::new(&mut out, n, m),
+        none()
+    );
+    refused!(
+        "i32 output",
+        tile,
+        x(),
+        s(),
+        32,
+        Matrix::new(&mut sums, m, n),
+        none()
+    );
+    let columns = DeviceEpilogue {
+        col_scales: Some(&ones),
+        ..none()
+    };
+    refused!(
+        "scales of columns",
+        tile,
+        x(),
+        s(),
+        32,
+        Matrix::new(&mut out, m, n),
+        columns
+    );
+    let other = gpu::by_name("32x64x128").unwrap();
+    refused!(
+        "one of GROUPED_TILES",
+        other,
+        x(),
+        s(),
+        32,
+        Matrix::new(&mut out, m, n),
+        none()
+    );
+    let odd = a.slice(1..);
+    let error = device.igemm_grouped(
+        &stream,
+        tile,
+        Matrix::new(&odd, m, k),
+        Matrix::new(&w, n, k),
+        s(),
+        32,
+        Matrix::new(&mut out, m, n),
+        &none(),
+    );
+    assert!(error
+        .unwrap_err()
+        .to_string()
+        .contains("multiples of 16 bytes"));
+    let layer = |size, bias: &[f32]| {
+        let w = Array2::<f32>::ones((n, k));
+        gpu::GroupedLinear::from_float(device, &stream, w.view(), size, Some(bias))
+    };
+    assert!(layer(33, &[0.0; 8])
+        .unwrap_err()
+        .to_string()
+        .contains("32, 64 or 128"));
+    assert!(layer(32, &[0.0; 7])
+        .unwrap_err()
+        .to_string()
+        .contains("bias has 7"));
+    assert!(layer(32, &[0.0; 9])
+        .unwrap_err()
+        .to_string()
+        .contains("bias has 9"));
+    let layer = layer(32, &[0.0; 8]).unwrap();
+    let x = stream.alloc_zeros::<f32>(m * k).unwrap();
+    let wrong = layer.forward::<f32, f32>(&stream, Matrix::new(x.as_view(), k, m));
+    assert!(wrong.unwrap_err().to_string().contains("expected [64, 64]"));
+    assert_eq!(device.launches(), before);
+}
+
+/// Small tiles for few rows, large ones where they fill the device.
+#[test]
+fn the_choice_fits() {
+    for (m, n, want) in [
+        (1, 4096, 16),
+        (16, 4096, 16),
+        (17, 4096, 64),
+        (64, 4096, 64),
+        (4096, 4096, 128),
+    ] {
+        for aligned in [true, false] {
+            let tile = choose_grouped(m, n, aligned, 132);
+            assert_eq!(tile.aligned, aligned);
+            assert_eq!(tile.m, if aligned { want } else { want.min(64) }, "{m} {n}");
+        }
+    }
+}
