@@ -78,7 +78,7 @@ with zipfile.ZipFile(out, "w") as archive:
         entry.header_offset = 0
 put("frozen", "overlapping", out.getvalue())
 
-for folder in ("bnb", "ct_asymmetric", "ct_dynamic", "ct_static", "floats"):
+for folder in ("bnb", "ct_asymmetric", "ct_dynamic", "ct_group", "ct_static", "floats"):
     parts = sorted(p for p in (CHECKPOINTS / folder).iterdir() if not p.name.startswith("expected"))
     data = b"".join(b"%%" + p.name.encode() + b"\n" + p.read_bytes() for p in parts)
     assert data.count(b"%%") == len(parts), folder

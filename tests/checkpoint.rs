@@ -1,12 +1,19 @@
 //! Checkpoints made by others are read as their makers mean them; damaged and hostile ones are refused.
 
 use imma::checkpoint::{Checkpoint, StoredWeight};
-use imma::{default_backend, ActivationQuant, Int8Linear};
+use imma::{default_backend, ActivationQuant, Cpu, GroupedLinear, Int8Linear};
 use ndarray::{arr2, Array2, ArrayD, Ix2};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 
-const FOLDERS: [&str; 5] = ["ct_dynamic", "ct_static", "ct_asymmetric", "bnb", "floats"];
+const FOLDERS: [&str; 6] = [
+    "ct_dynamic",
+    "ct_static",
+    "ct_asymmetric",
+    "ct_group",
+    "bnb",
+    "floats",
+];
 
 fn data(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -59,7 +66,7 @@ fn weights_of_every_format_dequantise_to_what_their_makers_say() {
             for (got, want) in got.iter().zip(&want) {
                 // The package rounds to the scale's own type: bfloat16 or float16 in two of them.
                 let slack = match folder {
-                    "ct_dynamic" => 1.0 / 256.0,
+                    "ct_dynamic" | "ct_group" => 1.0 / 256.0,
                     "ct_asymmetric" => 1.0 / 2048.0,
                     "bnb" => 2e-7,
                     _ => 0.0,
@@ -70,7 +77,7 @@ fn weights_of_every_format_dequantise_to_what_their_makers_say() {
             layers += 1;
         }
     }
-    assert_eq!(layers, 11);
+    assert_eq!(layers, 13);
 }
 
 #[test]
@@ -92,6 +99,40 @@ fn layers_compute_what_compressed_tensors_computes() {
             assert!(off < slack, "{folder} {prefix}: relative error {off}");
         }
     }
+}
+
+/// Scales for groups of inputs, which the package wrote too.
+#[test]
+fn groups_of_inputs_make_a_layer_of_their_own() {
+    let folder = data("ct_group");
+    let checkpoint = Checkpoint::open(&folder).unwrap();
+    let expected = Checkpoint::open(folder.join("expected.safetensors")).unwrap();
+    assert_eq!(checkpoint.int8_layers(), ["down", "up"]);
+    for (prefix, inputs, outputs) in [("up", 64, 96), ("down", 96, 64)] {
+        let layer = GroupedLinear::from_checkpoint(&folder, prefix).unwrap();
+        assert_eq!((layer.inputs(), layer.outputs()), (inputs, outputs));
+        assert_eq!(layer.group_size(), 32);
+        let tensor = |what| matrix(expected.floats(&format!("{prefix}.{what}")).unwrap());
+        let (x, want) = (tensor("x"), tensor("y"));
+        let got = layer.forward(x.view()).unwrap();
+        let norm = |y: &Array2<f32>| y.iter().map(|y| f64::from(*y).powi(2)).sum::<f64>().sqrt();
+        let off = norm(&(&got - &want)) / norm(&want);
+        assert!(off < 2e-2, "{prefix}: relative error {off}");
+        let error = checkpoint.linear(prefix).unwrap_err().to_string();
+        assert!(
+            error.contains("every 32 inputs") && error.contains("GroupedLinear"),
+            "{error}"
+        );
+    }
+    let error = GroupedLinear::from_checkpoint(data("ct_dynamic"), "up")
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("Int8Linear takes others"), "{error}");
+    let floats = checkpoint
+        .grouped_linear_on(Cpu::new(), "lm_head")
+        .unwrap_err()
+        .to_string();
+    assert!(floats.contains("without groups"), "{floats}");
 }
 
 #[test]
@@ -288,6 +329,12 @@ fn hostile_indexes_and_configs_are_refused() {
         )
     };
     let int8 = r#"{"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": true}"#;
+    let by_group = |size: &str, order: &str, symmetric: bool| {
+        let weights = format!(
+            r#"{{"num_bits": 8, "type": "int", "strategy": "group", "group_size": {size}, "actorder": {order}, "symmetric": {symmetric}}}"#
+        );
+        group(&weights, "null")
+    };
     for (text, part) in [
         ("[".to_string(), "no JSON"),
         (r#"{"quantization_config": 3}"#.into(), "quant_method none"),
@@ -302,6 +349,10 @@ fn hostile_indexes_and_configs_are_refused() {
         ),
         (group(r#"{"num_bits": 4, "type": "int"}"#, "null"), "weights of type \"int\" with 4 bits"),
         (group(r#"{"num_bits": 8, "type": "int", "strategy": "block"}"#, "null"), "strategy \"block\""),
+        (by_group("48", "null", true), "group_size 48, expected group_size 32, 64 or 128"),
+        (by_group("null", "null", true), "group_size null"),
+        (by_group("32", r#""group""#, true), "actorder \"group\", expected none"),
+        (by_group("32", "null", false), "strategy group, symmetric false"),
         (group("null", "null"), "a group without weights"),
         (
             group(int8, r#"{"num_bits": 8, "type": "int", "dynamic": "local"}"#),
@@ -313,6 +364,14 @@ fn hostile_indexes_and_configs_are_refused() {
         std::fs::write(&config, text).unwrap();
         refused(part);
     }
+    // Groups of inputs are asked for, and the file has one scale an output.
+    let other = Folder::new("groups");
+    let from = data("ct_dynamic").join("model.safetensors");
+    std::fs::copy(from, other.0.join("model.safetensors")).unwrap();
+    std::fs::write(other.0.join("config.json"), by_group("32", "null", true)).unwrap();
+    let error = Checkpoint::open(&other.0).unwrap().stored_linear("down");
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("groups of 32 inputs"), "{error}");
 }
 
 proptest! {

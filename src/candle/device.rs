@@ -118,6 +118,10 @@ pub(super) fn from_checkpoint(
             scales,
             zero_points: None,
         } => (data, scales),
+        StoredWeight::Grouped { size, .. } => candle_core::bail!(
+            "{}: {prefix}.weight has a scale for every {size} inputs, expected one an output",
+            checkpoint.path().display()
+        ),
         StoredWeight::Int8 { .. } => candle_core::bail!(
             "{}: {prefix}.weight has zero points, expected none on a CUDA device",
             checkpoint.path().display()

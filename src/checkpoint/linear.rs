@@ -2,10 +2,12 @@
 
 use super::error::CheckpointError;
 use super::file::RawTensor;
-use super::scheme::{Inputs, Layer};
+use super::scheme::{Group, Inputs, Layer};
 use super::Checkpoint;
+use crate::cpu::Cpu;
+use crate::error::Error;
 use crate::gemm::{ActivationQuant, Backend};
-use crate::ops::{default_backend, Int8Linear};
+use crate::ops::{default_backend, GroupedLinear, Int8Linear};
 use ndarray::{Array2, ArrayView1};
 use safetensors::Dtype;
 use std::path::Path;
@@ -38,6 +40,15 @@ pub enum StoredWeight {
         /// The integers that stand for 0.0, one an output, when the weight is asymmetric.
         zero_points: Option<Vec<i8>>,
     },
+    /// Integers that stand for `q * scale`, with a scale for each output and each group of inputs.
+    Grouped {
+        /// The integers.
+        data: Array2<i8>,
+        /// The sizes of a step, `[N, K / size rounded up]`.
+        scales: Array2<f32>,
+        /// Inputs that share a scale: 32, 64 or 128.
+        size: usize,
+    },
 }
 
 impl StoredWeight {
@@ -53,6 +64,11 @@ impl StoredWeight {
                 let zero = zero_points.as_ref().map_or(0, |z| i16::from(z[j]));
                 f32::from(i16::from(data[[j, i]]) - zero) * scales[j]
             }),
+            StoredWeight::Grouped { data, scales, size } => {
+                Array2::from_shape_fn(data.dim(), |(j, i)| {
+                    f32::from(data[[j, i]]) * scales[[j, i / size]]
+                })
+            }
         }
     }
 }
@@ -77,8 +93,37 @@ impl StoredLinear {
                 scales,
                 zero_points: Some(zero),
             } => Int8Linear::from_int8_asymmetric(backend, data.view(), scales, zero, bias),
+            StoredWeight::Grouped { size, .. } => Err(Error::Value {
+                what: "the weight",
+                found: format!("one with a scale for every {size} inputs"),
+                expected: "one scale an output; GroupedLinear takes groups".into(),
+            }),
         }?;
         layer.with_activation_quant(self.input)
+    }
+
+    /// The layer of a weight that has a scale for each group of inputs, on a CPU backend of choice.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for a weight with one scale an output, or of floats, which [`into_linear`](Self::into_linear) takes, and for
+    /// inputs that are not quantised per token; otherwise as [`GroupedLinear::from_int8`].
+    pub fn into_grouped(self, cpu: Cpu) -> crate::Result<GroupedLinear> {
+        let StoredWeight::Grouped { data, scales, size } = &self.weight else {
+            return Err(Error::Value {
+                what: "the weight",
+                found: "one without groups of inputs".into(),
+                expected: "a scale for every 32, 64 or 128 inputs; Int8Linear takes others".into(),
+            });
+        };
+        if self.input != ActivationQuant::PerToken {
+            return Err(Error::Value {
+                what: "the inputs' quantisation",
+                found: format!("{:?}", self.input),
+                expected: "per token, as GroupedLinear does it".into(),
+            });
+        }
+        let bias = self.bias.as_deref().map(ArrayView1::from);
+        GroupedLinear::from_int8(cpu, data.view(), scales.view(), *size, bias)
     }
 }
 
@@ -100,7 +145,46 @@ impl Int8Linear {
     }
 }
 
+impl GroupedLinear {
+    /// The linear layer `prefix` of a checkpoint whose weights have a scale for each group of inputs (compressed-tensors,
+    /// strategy `group`), for the best kernel of this CPU; see [`Int8Linear::from_checkpoint`].
+    ///
+    /// # Errors
+    /// As there, and when the layer has no groups.
+    ///
+    /// ```
+    /// use imma::GroupedLinear;
+    /// let layer = GroupedLinear::from_checkpoint("tests/data/checkpoints/ct_group", "up")?;
+    /// assert_eq!((layer.inputs(), layer.outputs(), layer.group_size()), (64, 96, 32));
+    /// # Ok::<(), imma::checkpoint::CheckpointError>(())
+    /// ```
+    pub fn from_checkpoint(path: impl AsRef<Path>, prefix: &str) -> Result<Self, CheckpointError> {
+        Checkpoint::open(path)?.grouped_linear_on(Cpu::new(), prefix)
+    }
+}
+
 impl Checkpoint {
+    /// The linear layer `prefix`, whose weight has a scale for each group of inputs, on a CPU backend of choice.
+    ///
+    /// # Errors
+    /// As [`stored_linear`](Self::stored_linear), and [`CheckpointError::Layer`] when the tensors do not make such a layer.
+    pub fn grouped_linear_on(
+        &self,
+        cpu: Cpu,
+        prefix: &str,
+    ) -> Result<GroupedLinear, CheckpointError> {
+        let made = self.stored_linear(prefix)?.into_grouped(cpu);
+        made.map_err(|source| self.no_layer(prefix, source))
+    }
+
+    fn no_layer(&self, prefix: &str, source: Error) -> CheckpointError {
+        CheckpointError::Layer {
+            path: self.path().into(),
+            prefix: prefix.into(),
+            source: Box::new(source),
+        }
+    }
+
     /// The linear layer `prefix`, packed for the default backend.
     ///
     /// # Errors
@@ -120,11 +204,7 @@ impl Checkpoint {
     ) -> Result<Int8Linear, CheckpointError> {
         let stored = self.stored_linear(prefix)?;
         let made = stored.into_linear(backend);
-        made.map_err(|source| CheckpointError::Layer {
-            path: self.path().into(),
-            prefix: prefix.into(),
-            source: Box::new(source),
-        })
+        made.map_err(|source| self.no_layer(prefix, source))
     }
 
     /// The linear layers whose weights are stored as int8, by name, sorted.
@@ -165,6 +245,22 @@ impl Checkpoint {
             let data = raw.integers().ok_or_else(|| unreadable("I8"))?;
             let data = Array2::from_shape_vec((n, k), data)
                 .map_err(|_| unreadable("a shape that can be addressed"))?;
+            if let Layer::Group(Group {
+                weights_size: Some(size),
+                ..
+            }) = says
+            {
+                let scales = self.per_group(&format!("{prefix}.weight_scale"), [n, k], *size)?;
+                return Ok(StoredLinear {
+                    weight: StoredWeight::Grouped {
+                        data,
+                        scales,
+                        size: *size,
+                    },
+                    bias: self.bias(prefix, n)?,
+                    input: self.input(prefix, says)?,
+                });
+            }
             let (scales, zero_points) = match says {
                 Layer::Ignored => {
                     let expected = "floats: config.json leaves this layer out of the quantisation";
@@ -199,17 +295,39 @@ impl Checkpoint {
                     .map_err(|_| unreadable("a shape that can be addressed"))?,
             )
         };
-        let bias = format!("{prefix}.bias");
-        let bias = match self.raw(&bias) {
-            None => None,
-            Some(raw) if raw.is_float() && raw.shape == [n] => raw.floats(),
-            Some(raw) => return Err(self.wrong(&bias, raw.describe(), format!("floats, [{n}]"))),
-        };
         Ok(StoredLinear {
             weight,
-            bias,
+            bias: self.bias(prefix, n)?,
             input,
         })
+    }
+
+    fn bias(&self, prefix: &str, n: usize) -> Result<Option<Vec<f32>>, CheckpointError> {
+        let bias = format!("{prefix}.bias");
+        match self.raw(&bias) {
+            None => Ok(None),
+            Some(raw) if raw.is_float() && raw.shape == [n] => Ok(raw.floats()),
+            Some(raw) => Err(self.wrong(&bias, raw.describe(), format!("floats, [{n}]"))),
+        }
+    }
+
+    /// Scales that are finite and not negative, one for each output and each group of `size` inputs.
+    fn per_group(
+        &self,
+        name: &str,
+        [n, k]: [usize; 2],
+        size: usize,
+    ) -> Result<Array2<f32>, CheckpointError> {
+        let raw = self.require(name)?;
+        let shape = [n, k.div_ceil(size)];
+        let expected = || format!("floats, [{n}, {}]: groups of {size} inputs", shape[1]);
+        let scales = raw.floats().filter(|_| raw.shape == shape);
+        let scales = scales.and_then(|s| Array2::from_shape_vec(shape, s).ok());
+        let scales = scales.ok_or_else(|| self.wrong(name, raw.describe(), expected()))?;
+        match scales.iter().find(|s| !(s.is_finite() && **s >= 0.0)) {
+            None => Ok(scales),
+            Some(bad) => Err(self.wrong(name, bad.to_string(), "finite numbers, none below zero")),
+        }
     }
 
     /// bitsandbytes' scales: the absmax of each output.

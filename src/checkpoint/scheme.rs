@@ -26,6 +26,8 @@ pub(super) struct Group {
     targets: Vec<NamePattern>,
     pub inputs: Inputs,
     pub weights_symmetric: bool,
+    /// Inputs that share a weight scale; none where all of an output do.
+    pub weights_size: Option<usize>,
 }
 
 /// How a group's inputs are quantised.
@@ -160,8 +162,9 @@ impl Group {
             Ok(Some(args))
         };
         let symmetric = |args: &Value| field(args, "symmetric") != false;
-        let weights = args("weights", &["channel", "tensor"])?
+        let weights = args("weights", &["channel", "tensor", "group"])?
             .ok_or(("a group without weights".to_string(), "weights".to_string()))?;
+        let weights_size = group_size(&weights)?;
         let inputs = match args("input_activations", &["token", "tensor"])? {
             // Weights alone are quantised; a product in int8 needs its inputs quantised too, the finest way.
             None => Inputs::Dynamic { symmetric: true },
@@ -184,8 +187,39 @@ impl Group {
             targets,
             inputs,
             weights_symmetric: symmetric(&weights),
+            weights_size,
         })
     }
+}
+
+/// Inputs that share a scale, where the strategy is `group` (said, or meant by a size).
+fn group_size(weights: &Value) -> Result<Option<usize>, (String, String)> {
+    let field = |name: &str| weights.get(name).unwrap_or(&Value::Null);
+    let (strategy, size) = (field("strategy"), field("group_size"));
+    if *strategy != "group" && !(strategy.is_null() && size.as_u64().is_some()) {
+        return Ok(None);
+    }
+    let refuse = |what: &str, found: &Value, expected: &str| {
+        let found = format!("weights with {what} {}", show(found));
+        Err((found, expected.to_string()))
+    };
+    match size.as_u64() {
+        Some(32 | 64 | 128) => {}
+        _ => return refuse("group_size", size, "group_size 32, 64 or 128"),
+    }
+    // Inputs in another order than the weight's own.
+    let order = field("actorder");
+    if !order.is_null() && *order != "static" && *order != "weight" {
+        return refuse("actorder", order, "none, static or weight");
+    }
+    if *field("symmetric") == false {
+        return refuse(
+            "strategy group, symmetric",
+            &Value::Bool(false),
+            "symmetric true",
+        );
+    }
+    Ok(size.as_u64().map(|size| size as usize))
 }
 
 fn show(value: &Value) -> String {

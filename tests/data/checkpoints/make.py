@@ -4,7 +4,7 @@
     pip install torch==2.15.0 transformers==5.23.0 compressed-tensors==0.20.0 bitsandbytes==0.50.2
     python make.py
 
-ct_dynamic, ct_static and ct_asymmetric are written by the compressed-tensors package; bnb holds what bitsandbytes
+ct_dynamic, ct_static, ct_asymmetric and ct_group are written by the compressed-tensors package; bnb holds what bitsandbytes
 quantises, under the names that transformers saves (`SCB`, `weight_format` 0); floats is plain. Every folder has
 `expected.safetensors`: `P.weight` as the package dequantises it, in float32, and for some layers an input `P.x` and the output `P.y` that
 the package computes with quantised inputs.
@@ -22,13 +22,13 @@ torch.manual_seed(7)
 
 
 class Block(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, hidden=24, inner=40):
         super().__init__()
-        self.embed = torch.nn.Embedding(10, 24)
-        self.norm = torch.nn.LayerNorm(24)
-        self.up = torch.nn.Linear(24, 40)
-        self.down = torch.nn.Linear(40, 24, bias=False)
-        self.lm_head = torch.nn.Linear(24, 10, bias=False)
+        self.embed = torch.nn.Embedding(10, hidden)
+        self.norm = torch.nn.LayerNorm(hidden)
+        self.up = torch.nn.Linear(hidden, inner)
+        self.down = torch.nn.Linear(inner, hidden, bias=False)
+        self.lm_head = torch.nn.Linear(hidden, 10, bias=False)
 
 
 def args(**more):
@@ -54,8 +54,8 @@ def folder(name, config, tensors, expected, shards=1):
     save_file(expected, out / "expected.safetensors")
 
 
-def compressed(name, dtype, weights, inputs, targets, ignore, shards=1):
-    model = Block().to(dtype)
+def compressed(name, dtype, weights, inputs, targets, ignore, shards=1, sizes=()):
+    model = Block(*sizes).to(dtype)
     with torch.no_grad():
         model.up.weight[3] *= 20  # a channel that stands out
         model.down.weight[5] = 0  # and one of zeros
@@ -68,7 +68,9 @@ def compressed(name, dtype, weights, inputs, targets, ignore, shards=1):
             scheme = getattr(module, "quantization_scheme", None)
             if scheme is None:
                 continue
-            low, high = module.weight.amin(1, keepdim=True), module.weight.amax(1, keepdim=True)
+            size = scheme.weights.group_size
+            parts = module.weight.unflatten(1, (-1, size)) if size else module.weight.unsqueeze(1)
+            low, high = parts.amin(2), parts.amax(2)
             scale, zero = calculate_qparams(low, high, scheme.weights)
             module.weight_scale.copy_(scale)
             if not scheme.weights.symmetric:
@@ -116,3 +118,5 @@ folder("bnb", {"model_type": "test", "quantization_config": bnb}, tensors, expec
 model = Block().bfloat16()
 folder("floats", {"model_type": "test", "torch_dtype": "bfloat16"}, dict(model.state_dict()),
        {f"{n}.weight": model.get_submodule(n).weight for n in ["up", "down", "lm_head"]}, shards=2)
+group = args() | {"strategy": "group", "group_size": 32}
+compressed("ct_group", torch.bfloat16, group, token, ["Linear"], ["lm_head"], sizes=(64, 96))
