@@ -2,7 +2,7 @@
 
 use imma::checkpoint::{quantize_model, Checkpoint, QuantizeOptions, StoredWeight};
 use imma::quant::Calibration;
-use imma::Int8Linear;
+use imma::{GroupedLinear, Int8Linear};
 use ndarray::{Array2, Ix2};
 use std::collections::BTreeMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -291,4 +291,64 @@ fn a_weight_with_nan_is_named() {
         "{e}"
     );
     assert!(!out.join("model.safetensors").exists());
+}
+
+/// Scales for groups of inputs: what is written is read back as the layer that quantising makes, bit for bit.
+#[test]
+fn groups_of_inputs_are_written_and_read_back() {
+    let dir = Folder::new("groups");
+    let model = dir.0.join("model");
+    std::fs::create_dir(&model).unwrap();
+    let floats = Array2::from_shape_fn((6, 128), |(i, j)| {
+        ((i * 131 + j * 17) % 257) as f32 * 0.01 - if j == 70 { 40.0 } else { 1.0 }
+    });
+    let bytes: Vec<u8> = floats.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let header = r#"{"up.weight":{"dtype":"F32","shape":[6,128],"data_offsets":[0,3072]}}"#;
+    let file = [
+        &(header.len() as u64).to_le_bytes()[..],
+        header.as_bytes(),
+        &bytes,
+    ]
+    .concat();
+    std::fs::write(model.join("model.safetensors"), file).unwrap();
+    std::fs::write(model.join("config.json"), r#"{"model_type": "test"}"#).unwrap();
+    let mut worst = f64::INFINITY;
+    for size in [128, 64, 32] {
+        let out = dir.0.join(format!("out-{size}"));
+        let mut options = QuantizeOptions::default();
+        options.group_size = Some(size);
+        let report = quantize_model(&model, &out, &options, &mut |_| ()).unwrap();
+        // The outlier costs its own group alone.
+        let noise = report.layers[0].noise;
+        assert!(noise < worst, "{size}: {noise}, {worst} before");
+        worst = noise;
+        let config = std::fs::read_to_string(out.join("config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        let weights = &config["quantization_config"]["config_groups"]["group_0"]["weights"];
+        assert_eq!(
+            (&weights["strategy"], &weights["group_size"]),
+            (&"group".into(), &size.into())
+        );
+        let read = GroupedLinear::from_checkpoint(&out, "up").unwrap();
+        let direct = GroupedLinear::from_float(floats.view(), size, None).unwrap();
+        let x = Array2::from_shape_fn((3, 128), |(i, j)| (i as f32 - 1.5) * (j as f32 - 60.25));
+        let (got, want) = (
+            read.forward(x.view()).unwrap(),
+            direct.forward(x.view()).unwrap(),
+        );
+        assert_eq!(got, want);
+    }
+    // 24 and 40 inputs are no whole groups, and other sizes are not known.
+    let dir = Folder::new("no-groups");
+    for (size, part) in [
+        (32, "K a multiple of the 32 inputs"),
+        (48, "the group size is 48"),
+    ] {
+        let mut options = QuantizeOptions::default();
+        options.group_size = Some(size);
+        let error = quantize_model(&dir.model(), &dir.0.join("no"), &options, &mut |_| ());
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+        assert!(!dir.0.join("no").exists());
+    }
 }

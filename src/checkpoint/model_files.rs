@@ -69,11 +69,16 @@ pub(super) fn claim(input: &Path, output: &Path) -> Result<(), CheckpointError> 
 }
 
 /// config.json with what was done.
-pub(super) fn updated(mut config: Map<String, Value>, ignored: &[String]) -> Value {
-    let args = |strategy: &str, dynamic: bool| {
+pub(super) fn updated(
+    mut config: Map<String, Value>,
+    ignored: &[String],
+    group_size: Option<usize>,
+) -> Value {
+    let args = |strategy: &str, dynamic: bool, size: Option<usize>| {
         json!({"num_bits": 8, "type": "int", "symmetric": true, "strategy": strategy, "dynamic": dynamic,
-               "group_size": null})
+               "group_size": size})
     };
+    let strategy = group_size.map_or("channel", |_| "group");
     // A head that shares the embedding's weight has no tensor of its own and is a linear layer all the same.
     let mut ignore = ignored.to_vec();
     if !ignore.iter().any(|name| name == "lm_head") {
@@ -84,7 +89,8 @@ pub(super) fn updated(mut config: Map<String, Value>, ignored: &[String]) -> Val
         "format": "int-quantized",
         "quantization_status": "compressed",
         "config_groups": {"group_0": {
-            "targets": ["Linear"], "weights": args("channel", false), "input_activations": args("token", true),
+            "targets": ["Linear"], "weights": args(strategy, false, group_size),
+            "input_activations": args("token", true, None),
             "output_activations": null,
         }},
         "ignore": ignore,

@@ -26,6 +26,8 @@ pub struct QuantizeOptions {
     pub exclude: Vec<NamePattern>,
     /// How the range of each output's weights is found.
     pub calibration: Calibration,
+    /// Inputs that share a scale: 32, 64 or 128, or all of an output's. [`GroupedLinear`](crate::GroupedLinear) reads groups.
+    pub group_size: Option<usize>,
 }
 
 impl QuantizeOptions {
@@ -52,6 +54,7 @@ impl Default for QuantizeOptions {
             include: Vec::new(),
             exclude: exclude.collect::<Result<_, _>>().expect("good patterns"),
             calibration: Calibration::AbsMax,
+            group_size: None,
         }
     }
 }
@@ -89,7 +92,7 @@ struct Shard {
 }
 
 /// Reads the model in folder `input` and writes it to folder `output` with its linear layers as compressed-tensors
-/// `int-quantized`: per-output symmetric weights, inputs dynamic per token.
+/// `int-quantized`: symmetric weights per output, or per output and group of inputs, and inputs dynamic per token.
 ///
 /// A layer is a two-dimensional float tensor `P.weight` whose name `P` the options select. Its scales are
 /// `bound / 127` (see [`numerics`](crate::numerics)) rounded to the weight's own type, and its integers are made with the
@@ -116,6 +119,9 @@ pub fn quantize_model(
         source: Box::new(source),
     };
     options.calibration.check(false).map_err(refuse_options)?;
+    if let Some(size) = options.group_size {
+        crate::ops::grouped_linear::check_size(size).map_err(refuse_options)?;
+    }
     let checkpoint = Checkpoint::open(input)?;
     let config = config_of(input, &checkpoint)?;
     let mut report = ModelReport::default();
@@ -185,11 +191,10 @@ pub fn quantize_model(
                                 }
                                 None => Ok(()),
                             };
-                            let layer =
-                                rows::quantize(&raw, prefix, options.calibration, &mut write)
-                                    .map_err(|found| {
-                                        checkpoint.wrong(source, found, "finite weights")
-                                    })??;
+                            let layer = rows::quantize(&raw, prefix, options, &mut write)
+                                .map_err(|found| {
+                                    checkpoint.wrong(source, found, "finite weights")
+                                })??;
                             if let Some(part) = part {
                                 part.sync()?;
                             }
@@ -219,7 +224,7 @@ pub fn quantize_model(
     let table = format!("# Quantised layers\n\n{}", report.table());
     write_whole(&output.join("quantization.md"), table.as_bytes())?;
     write_whole(&output.join("quantization.svg"), report.svg().as_bytes())?;
-    let config = updated(config, &report.ignored);
+    let config = updated(config, &report.ignored, options.group_size);
     write_whole(&output.join("config.json"), &pretty(&config))?;
     journal.finish()?;
     Ok(report)
@@ -251,10 +256,21 @@ fn plan(
                 if checkpoint.raw(&scale).is_some() {
                     return Err(checkpoint.wrong(&scale, "a scale of floats", "a model of floats"));
                 }
+                let (n, k) = (raw.shape[0], raw.shape[1]);
+                let groups = match options.group_size {
+                    None => 1,
+                    Some(size) if k % size == 0 => k / size,
+                    Some(size) => {
+                        let expected = format!(
+                            "K a multiple of the {size} inputs of a group: exclude the layer or choose another size"
+                        );
+                        return Err(checkpoint.wrong(name, raw.describe(), expected));
+                    }
+                };
                 units.push(Unit::Layer {
                     prefix: prefix.into(),
                     weight: add(name.into(), Dtype::I8, raw.shape),
-                    scale: add(scale, raw.dtype, &[raw.shape[0], 1]),
+                    scale: add(scale, raw.dtype, &[n, groups]),
                 });
             }
             other => {
@@ -298,6 +314,7 @@ fn fingerprint(
     Ok(json!({
         "imma": env!("CARGO_PKG_VERSION"), "files": files, "include": names(&options.include),
         "exclude": names(&options.exclude), "calibration": format!("{:?}", options.calibration),
+        "group_size": options.group_size,
     }))
 }
 

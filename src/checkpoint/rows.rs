@@ -1,6 +1,7 @@
 //! One weight quantised, a block of rows at a time.
 
 use super::file::RawTensor;
+use super::quantize::QuantizeOptions;
 use super::report::LayerReport;
 use crate::element::Element;
 use crate::numerics;
@@ -23,24 +24,27 @@ pub(super) enum Part {
 type Sink<'a, E> = dyn FnMut(Part, u64, &[u8]) -> Result<(), E> + 'a;
 
 /// A row's integers and what there is to tell of it.
+#[derive(Default)]
 struct Row {
     q: Vec<i8>,
-    scale: f32,
+    /// One, or one for each group of inputs.
+    scales: Vec<f32>,
     signal: f64,
     noise: f64,
     clipped: u64,
 }
 
-/// Quantises a float matrix `[N, K]` per row and hands the bytes to `write`.
+/// Quantises a float matrix `[N, K]` per row, or per row and group of inputs, and hands the bytes to `write`.
 ///
 /// The outer error says what was found instead of a finite weight, the inner one is the writer's.
 pub(super) fn quantize<E>(
     raw: &RawTensor<'_>,
     prefix: &str,
-    calibration: Calibration,
+    options: &QuantizeOptions,
     write: &mut Sink<'_, E>,
 ) -> Result<Result<LayerReport, E>, String> {
     let (n, k) = (raw.shape[0], raw.shape[1]);
+    let size = options.group_size.unwrap_or(k);
     let mut report = LayerReport::new(prefix, [n, k]);
     let mut channels = vec![0.0f32; k];
     let mut scales = Vec::new();
@@ -53,7 +57,7 @@ pub(super) fn quantize<E>(
             .ok_or_else(|| raw.describe())?;
         let block: Vec<Row> = floats
             .par_chunks(k)
-            .map(|x| row(x, raw.dtype, calibration))
+            .map(|x| row(x, size, raw.dtype, options.calibration))
             .collect();
         let mut bytes = Vec::with_capacity(floats.len());
         for (j, (row, x)) in block.iter().zip(floats.chunks(k)).enumerate() {
@@ -68,10 +72,12 @@ pub(super) fn quantize<E>(
                 *channel = channel.max(x.abs());
             }
             bytes.extend(row.q.iter().map(|q| *q as u8));
-            match raw.dtype {
-                Dtype::F16 => scales.extend(<f16 as Element>::from_f32(row.scale).to_le_bytes()),
-                Dtype::BF16 => scales.extend(<bf16 as Element>::from_f32(row.scale).to_le_bytes()),
-                _ => scales.extend(row.scale.to_le_bytes()),
+            for scale in &row.scales {
+                match raw.dtype {
+                    Dtype::F16 => scales.extend(<f16 as Element>::from_f32(*scale).to_le_bytes()),
+                    Dtype::BF16 => scales.extend(<bf16 as Element>::from_f32(*scale).to_le_bytes()),
+                    _ => scales.extend(scale.to_le_bytes()),
+                }
             }
         }
         if let Err(e) = write(Part::Weight, (first * k) as u64, &bytes) {
@@ -82,34 +88,36 @@ pub(super) fn quantize<E>(
     Ok(write(Part::Scale, 0, &scales).map(|()| report))
 }
 
-fn row(x: &[f32], dtype: Dtype, calibration: Calibration) -> Row {
-    let bound = numerics::bound(calibration.magnitude(x));
-    let exact = numerics::scale(bound);
-    let scale = rounded(exact, dtype);
-    let multiplier = if scale == exact {
-        numerics::multiplier(bound)
-    } else {
-        1.0 / scale
-    };
-    let q: Vec<i8> = x
-        .iter()
-        .map(|x| numerics::quantize(x * multiplier))
-        .collect();
-    let (mut signal, mut noise, mut clipped) = (0.0, 0.0, 0);
-    for (x, q) in x.iter().zip(&q) {
-        let e = f64::from(f32::from(*q) * scale) - f64::from(*x);
-        signal += f64::from(*x).powi(2);
-        noise += e * e;
-        // The slack covers the roundings of the product and of the dequantised value.
-        let beyond = e.abs() > f64::from(scale) * (0.5 + 1e-4);
-        clipped += u64::from(matches!(*q, -127 | 127) && beyond);
+fn row(x: &[f32], size: usize, dtype: Dtype, calibration: Calibration) -> Row {
+    let mut row = Row::default();
+    for group in x.chunks(size) {
+        row.add(group, dtype, calibration);
     }
-    Row {
-        q,
-        scale,
-        signal,
-        noise,
-        clipped,
+    row
+}
+
+impl Row {
+    /// Quantises what shares a scale.
+    fn add(&mut self, x: &[f32], dtype: Dtype, calibration: Calibration) {
+        let bound = numerics::bound(calibration.magnitude(x));
+        let exact = numerics::scale(bound);
+        let scale = rounded(exact, dtype);
+        let multiplier = if scale == exact {
+            numerics::multiplier(bound)
+        } else {
+            1.0 / scale
+        };
+        for x in x {
+            let q = numerics::quantize(x * multiplier);
+            let e = f64::from(f32::from(q) * scale) - f64::from(*x);
+            self.signal += f64::from(*x).powi(2);
+            self.noise += e * e;
+            // The slack covers the roundings of the product and of the dequantised value.
+            let beyond = e.abs() > f64::from(scale) * (0.5 + 1e-4);
+            self.clipped += u64::from(matches!(q, -127 | 127) && beyond);
+            self.q.push(q);
+        }
+        self.scales.push(scale);
     }
 }
 
@@ -138,18 +146,22 @@ mod tests {
         // absmax / 127 is no bfloat16: the integers belong to the rounded scale.
         let x: Vec<f32> = (0..64).map(|i| (i as f32 - 31.0) * 0.37).collect();
         for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
-            let row = row(&x, dtype, Calibration::AbsMax);
-            for (x, q) in x.iter().zip(&row.q) {
-                let off = (f32::from(*q) * row.scale - x).abs();
-                // At the very end a scale that was rounded down may clip a little.
-                assert!(off <= row.scale * 0.76, "{dtype}: {x} {q} {}", row.scale);
+            for size in [64, 32] {
+                let row = row(&x, size, dtype, Calibration::AbsMax);
+                assert_eq!(row.scales.len(), 64 / size);
+                for (i, (x, q)) in x.iter().zip(&row.q).enumerate() {
+                    let scale = row.scales[i / size];
+                    let off = (f32::from(*q) * scale - x).abs();
+                    // At the very end a scale that was rounded down may clip a little.
+                    assert!(off <= scale * 0.76, "{dtype}: {x} {q} {scale}");
+                    assert_eq!(rounded(scale, dtype), scale);
+                }
             }
-            assert_eq!(rounded(row.scale, dtype), row.scale);
         }
         assert!(1.0 / rounded(1e-30, Dtype::F16) < f32::INFINITY);
-        let zeros = row(&[0.0; 3], Dtype::F16, Calibration::AbsMax);
+        let zeros = row(&[0.0; 3], 3, Dtype::F16, Calibration::AbsMax);
         assert_eq!((zeros.q, zeros.noise), (vec![0; 3], 0.0));
-        assert!(!row(&[1.0, f32::NAN], Dtype::F32, Calibration::AbsMax)
+        assert!(!row(&[1.0, f32::NAN], 2, Dtype::F32, Calibration::AbsMax)
             .signal
             .is_finite());
     }

@@ -197,7 +197,8 @@ pub(crate) fn check_groups(
     }
 }
 
-fn check_size(size: usize) -> Result<()> {
+/// Whether groups of that many inputs are known.
+pub(crate) fn check_size(size: usize) -> Result<()> {
     if [32, 64, 128].contains(&size) {
         return Ok(());
     }

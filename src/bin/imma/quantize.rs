@@ -22,7 +22,8 @@ pub struct Args {
     /// a folder, as compressed-tensors W8A8.
     #[arg(short, long)]
     output: PathBuf,
-    /// per-tensor, per-token (when not said), per-channel, per-group:SIZE or per-group:SIZE:AXIS; tensors only.
+    /// Of a tensor: per-tensor, per-token (when not said), per-channel, per-group:SIZE or per-group:SIZE:AXIS. Of a model: per
+    /// output when not said, or per-group:SIZE with 32, 64 or 128 inputs.
     #[arg(long)]
     granularity: Option<Named<Granularity>>,
     /// absmax, constant:BOUND, percentile:P, mean-absolute:FACTOR or mse:STEPS.
@@ -126,16 +127,28 @@ pub fn run(args: Args) -> Result<(), Failure> {
             return refuse("--device cuda", "a tensor");
         }
         return match (&args.granularity, args.asymmetric, args.stochastic) {
-            (Some(_), _, _) => refuse("--granularity", "a tensor"),
+            (Some(Named(granularity)), _, _)
+                if !matches!(granularity, Granularity::PerGroup { .. }) =>
+            {
+                refuse("a --granularity other than per-group:SIZE", "a tensor")
+            }
             (_, true, _) => refuse("--asymmetric", "a tensor"),
             (_, _, Some(_)) => refuse("--stochastic", "a tensor"),
-            _ => quantize_model::run(
-                &args.x,
-                &args.output,
-                &args.include,
-                &args.exclude,
-                calibration,
-            ),
+            (granularity, ..) => {
+                let group_size = match granularity {
+                    Some(Named(Granularity::PerGroup { size })) => Some(*size),
+                    _ => None,
+                };
+                let (include, exclude) = (&args.include, &args.exclude);
+                quantize_model::run(
+                    &args.x,
+                    &args.output,
+                    include,
+                    exclude,
+                    calibration,
+                    group_size,
+                )
+            }
         };
     }
     if !args.include.is_empty() || !args.exclude.is_empty() {

@@ -12,10 +12,12 @@ pub fn run(
     include: &[NamePattern],
     exclude: &[NamePattern],
     calibration: Calibration,
+    group_size: Option<usize>,
 ) -> Result<(), Failure> {
     let mut options = QuantizeOptions::default();
     options.include = include.to_vec();
     options.calibration = calibration;
+    options.group_size = group_size;
     if !exclude.is_empty() {
         options.exclude = exclude.to_vec();
     }

@@ -18,7 +18,9 @@ same = 0
 for name, w in model.named_parameters():
     key = name
     if name.endswith(".weight") and name[:-6] + "weight_scale" in raw:
-        want = raw[key].to(raw[name[:-6] + "weight_scale"].dtype) * raw[name[:-6] + "weight_scale"]
+        scale = raw[name[:-6] + "weight_scale"]
+        scale = scale.repeat_interleave(w.shape[1] // scale.shape[1], 1)
+        want = raw[key].to(scale.dtype) * scale
         assert torch.equal(w, want), name
         same += 1
 print(same, "layers equal to q * scale, of", sum(k.endswith("weight_scale") for k in raw))
