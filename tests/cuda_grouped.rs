@@ -5,13 +5,14 @@ mod cuda;
 
 use cuda::{device, stream, Placed, Random};
 use half::{bf16, f16};
-use imma::cuda::cudarc::driver::DeviceRepr;
+use imma::cuda::cudarc::driver::{CudaStream, CudaView, DeviceRepr};
 use imma::cuda::{
     self as gpu, choose_grouped, DeviceElement, DeviceEpilogue, DeviceFloats, Matrix,
     OutputElement, Tile, GROUPED_TILES,
 };
 use imma::{numerics, Activation, Cpu, DType, Element, GroupedLinear};
 use ndarray::{Array2, ArrayView2};
+use std::sync::Arc;
 
 /// An output type and how a finished float becomes it.
 trait Out: OutputElement + DeviceRepr + Copy + PartialEq + std::fmt::Debug {
@@ -43,6 +44,89 @@ impl Out for i8 {
     }
 }
 
+/// Numbers of a type drawn at random.
+enum Floats {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    BF16(Vec<bf16>),
+}
+
+/// The same in device memory.
+enum PlacedFloats {
+    F32(Placed<f32>),
+    F16(Placed<f16>),
+    BF16(Placed<bf16>),
+}
+
+enum View<'a> {
+    F32(CudaView<'a, f32>, cuda::Geometry),
+    F16(CudaView<'a, f16>, cuda::Geometry),
+    BF16(CudaView<'a, bf16>, cuda::Geometry),
+}
+
+impl Floats {
+    fn new(random: &mut Random, values: Vec<f32>) -> Self {
+        match random.below(3) {
+            0 => Floats::F32(values),
+            1 => Floats::F16(values.into_iter().map(f16::from_f32).collect()),
+            _ => Floats::BF16(values.into_iter().map(bf16::from_f32).collect()),
+        }
+    }
+
+    fn at(&self, i: usize) -> f32 {
+        match self {
+            Floats::F32(v) => v[i],
+            Floats::F16(v) => v[i].to_f32(),
+            Floats::BF16(v) => v[i].to_f32(),
+        }
+    }
+
+    fn placed(
+        &self,
+        stream: &Arc<CudaStream>,
+        random: &mut Random,
+        rows: usize,
+        cols: usize,
+    ) -> PlacedFloats {
+        match self {
+            Floats::F32(v) => {
+                PlacedFloats::F32(Placed::new(stream, random, v, rows, cols, f32::MAX))
+            }
+            Floats::F16(v) => {
+                PlacedFloats::F16(Placed::new(stream, random, v, rows, cols, f16::MAX))
+            }
+            Floats::BF16(v) => {
+                PlacedFloats::BF16(Placed::new(stream, random, v, rows, cols, bf16::MAX))
+            }
+        }
+    }
+}
+
+impl PlacedFloats {
+    fn view(&self) -> View<'_> {
+        match self {
+            PlacedFloats::F32(p) => View::F32(p.view(), p.geometry()),
+            PlacedFloats::F16(p) => View::F16(p.view(), p.geometry()),
+            PlacedFloats::BF16(p) => View::BF16(p.view(), p.geometry()),
+        }
+    }
+}
+
+impl View<'_> {
+    fn data(&self) -> DeviceFloats<'_> {
+        match self {
+            View::F32(v, _) => DeviceFloats::F32(v),
+            View::F16(v, _) => DeviceFloats::F16(v),
+            View::BF16(v, _) => DeviceFloats::BF16(v),
+        }
+    }
+
+    fn matrix(&self) -> Matrix<DeviceFloats<'_>> {
+        let (View::F32(_, g) | View::F16(_, g) | View::BF16(_, g)) = self;
+        g.over(self.data())
+    }
+}
+
 fn bytes(random: &mut Random, count: usize) -> Vec<i8> {
     let mut out: Vec<i8> = (0..count).map(|_| random.next() as i8).collect();
     // Extremes, now and then everywhere.
@@ -66,10 +150,8 @@ fn check<O: Out>(random: &mut Random, tile: &'static Tile, size: usize, [m, n, k
     };
     let count = random.pick(&[1, m]) * m.min(1);
     let rows = some(random, count);
-    let bias: Option<Vec<bf16>> =
-        some(random, n).map(|b| b.into_iter().map(bf16::from_f32).collect());
-    let residual: Option<Vec<f16>> =
-        some(random, m * cols).map(|r| r.into_iter().map(f16::from_f32).collect());
+    let bias = some(random, n).map(|b| Floats::new(random, b));
+    let residual = some(random, m * cols).map(|r| Floats::new(random, r));
     let activation = random.pick(&[
         Activation::None,
         Activation::Relu,
@@ -92,7 +174,7 @@ fn check<O: Out>(random: &mut Random, tile: &'static Tile, size: usize, [m, n, k
         let row = rows.as_ref().map_or(1.0, |r| r[i % r.len()]);
         match &bias {
             None => v * row,
-            Some(bias) => v.mul_add(row, bias[j].to_f32()),
+            Some(bias) => v.mul_add(row, bias.at(j)),
         }
     };
     let mut want = Vec::new();
@@ -104,7 +186,7 @@ fn check<O: Out>(random: &mut Random, tile: &'static Tile, size: usize, [m, n, k
                 activation.apply(value(i, j))
             };
             if let Some(residual) = &residual {
-                v += residual[i * cols + j].to_f32();
+                v += residual.at(i * cols + j);
             }
             want.push(O::of(v, out_scale.unwrap_or(1.0)));
         }
@@ -122,19 +204,18 @@ fn check<O: Out>(random: &mut Random, tile: &'static Tile, size: usize, [m, n, k
     let (da, dw) = (place(random, &a, m), place(random, &w, n));
     let ds = Placed::new(&stream, random, &scales, groups, n, f32::NAN);
     let drows = rows.as_ref().map(|r| stream.clone_htod(r).unwrap());
-    let dbias = bias.as_ref().map(|b| stream.clone_htod(b).unwrap());
+    let dbias = bias.as_ref().map(|b| b.placed(&stream, random, 1, n));
     let dresidual = residual
         .as_ref()
-        .map(|r| Placed::new(&stream, random, r, m, cols, f16::MAX));
-    let residual_view = dresidual.as_ref().map(|p| (p.view(), p.geometry()));
+        .map(|r| r.placed(&stream, random, m, cols));
+    let dbias = dbias.as_ref().map(PlacedFloats::view);
+    let dresidual = dresidual.as_ref().map(PlacedFloats::view);
     let epilogue = DeviceEpilogue {
         row_scales: drows.as_ref().map(|v| v as _),
-        bias: dbias.as_ref().map(|v| DeviceFloats::BF16(v)),
+        bias: dbias.as_ref().map(View::data),
         activation,
         gated,
-        residual: residual_view
-            .as_ref()
-            .map(|(view, g)| g.over(DeviceFloats::F16(view))),
+        residual: dresidual.as_ref().map(View::matrix),
         out_scale,
         ..DeviceEpilogue::default()
     };
@@ -197,15 +278,16 @@ fn every_instance_gives_the_definitions_bits() {
             ] {
                 check_any(random, tile, size, shape);
             }
+            let ragged = [m / 2 + 3, n + 6, k + 77];
+            check::<f32>(random, tile, size, ragged);
+            check::<f16>(random, tile, size, ragged);
+            check::<bf16>(random, tile, size, ragged);
+            check::<i8>(random, tile, size, ragged);
             check::<f32>(random, tile, size, [1, 1, 1]);
             check::<f32>(random, tile, size, [7, 10, 0]);
             check_any(random, tile, size, [0, 9, 33]);
             check_any(random, tile, size, [9, 0, 33]);
         }
-        check::<f32>(random, tile, 64, [3, 6, 130]);
-        check::<f16>(random, tile, 64, [3, 6, 130]);
-        check::<bf16>(random, tile, 64, [3, 6, 130]);
-        check::<i8>(random, tile, 64, [3, 6, 130]);
     }
     for _ in 0..40 {
         let tile = &GROUPED_TILES[random.below(GROUPED_TILES.len())];
@@ -296,6 +378,39 @@ fn a_layer_gives_the_bits_of_the_cpu_whatever_the_batch() {
     layers_agree::<bf16>(43);
 }
 
+/// Into a result with gaps, through a workspace that holds anything, twice.
+#[test]
+fn a_layer_runs_in_a_workspace_of_the_callers() {
+    let (device, stream) = (device(), stream());
+    let random = &mut Random(44);
+    let (m, n, k, gap) = (9, 24, 80, 5);
+    let (w, x) = (noise::<f32>(random, n, k), noise::<f32>(random, m, k));
+    let want = GroupedLinear::from_float(w.view(), 32, None).unwrap();
+    let want = want.forward(x.view()).unwrap();
+    let layer = gpu::GroupedLinear::from_float::<_, f32>(device, &stream, w.view(), 32, None);
+    let layer = layer.unwrap();
+    let x = stream.clone_htod(x.as_slice().unwrap()).unwrap();
+    let bytes = vec![0xff; layer.workspace_bytes(m).unwrap()];
+    let mut space = stream.clone_htod(&bytes).unwrap();
+    for _ in 0..2 {
+        let mut y = stream.clone_htod(&vec![7f32; m * (n + gap)]).unwrap();
+        let place = Matrix::new(y.as_view_mut(), m, n).with_stride(n + gap);
+        layer
+            .run(
+                &stream,
+                Matrix::new(&x, m, k),
+                place,
+                &mut space.as_view_mut(),
+            )
+            .unwrap();
+        let y = stream.clone_dtoh(&y).unwrap();
+        for (row, want) in y.chunks(n + gap).zip(want.outer_iter()) {
+            assert_eq!(&row[..n], want.as_slice().unwrap());
+            assert_eq!(row[n..], [7f32; 5]);
+        }
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_refused_before_anything_runs() {
     let (device, stream) = (device(), stream());
@@ -369,6 +484,31 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
         Matrix::new(&mut out, m, n),
         columns
     );
+    let zeros = stream.alloc_zeros::<i32>(m).unwrap();
+    let sums_of = stream.alloc_zeros::<i32>(n).unwrap();
+    let zeros = DeviceEpilogue {
+        row_zero_points: Some(&zeros),
+        col_sums: Some(&sums_of),
+        ..none()
+    };
+    refused!(
+        "zero points",
+        tile,
+        x(),
+        s(),
+        32,
+        Matrix::new(&mut out, m, n),
+        zeros
+    );
+    refused!(
+        "weights [N, K] with K = 60",
+        tile,
+        Matrix::new(&a, m, 60).with_stride(64),
+        s(),
+        32,
+        Matrix::new(&mut out, m, n),
+        none()
+    );
     let other = gpu::by_name("32x64x128").unwrap();
     refused!(
         "one of GROUPED_TILES",
@@ -414,6 +554,18 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
     let x = stream.alloc_zeros::<f32>(m * k).unwrap();
     let wrong = layer.forward::<f32, f32>(&stream, Matrix::new(x.as_view(), k, m));
     assert!(wrong.unwrap_err().to_string().contains("expected [64, 64]"));
+    let needed = layer.workspace_bytes(m).unwrap();
+    let mut space = stream.alloc_zeros::<u8>(needed + 1).unwrap();
+    for (range, part) in [
+        (0..needed - 1, "the workspace has"),
+        (1..needed + 1, "an address that is a multiple of 256"),
+    ] {
+        let y = Matrix::new(out.as_view_mut(), m, n);
+        let x = Matrix::new(&x, m, k);
+        let error = layer.run(&stream, x, y, &mut space.slice_mut(range));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(part), "{error}; expected {part}");
+    }
     assert_eq!(device.launches(), before);
 }
 

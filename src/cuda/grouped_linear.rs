@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// [`GroupedLinear`](crate::GroupedLinear) on device memory from end to end: `y = activation(x . weight^T + bias)` with int8 weights
 /// that have a scale for each output and each group of 32, 64 or 128 inputs, and activations quantised per token. The bits are
-/// those of the CPU's.
+/// those of the CPU's. Never run on hardware yet.
 ///
 /// ```no_run
 /// use half::bf16;

@@ -22,8 +22,8 @@ pub struct Args {
     /// a folder, as compressed-tensors W8A8.
     #[arg(short, long)]
     output: PathBuf,
-    /// Of a tensor: per-tensor, per-token (when not said), per-channel, per-group:SIZE or per-group:SIZE:AXIS. Of a model: per
-    /// output when not said, or per-group:SIZE with 32, 64 or 128 inputs.
+    /// Of a tensor: per-tensor, per-token (when not said), per-channel, per-group:SIZE or per-group:SIZE:AXIS. Of a model:
+    /// per-channel (each output, when not said) or per-group:SIZE with 32, 64 or 128 inputs.
     #[arg(long)]
     granularity: Option<Named<Granularity>>,
     /// absmax, constant:BOUND, percentile:P, mean-absolute:FACTOR or mse:STEPS.
@@ -127,11 +127,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
             return refuse("--device cuda", "a tensor");
         }
         return match (&args.granularity, args.asymmetric, args.stochastic) {
-            (Some(Named(granularity)), _, _)
-                if !matches!(granularity, Granularity::PerGroup { .. }) =>
-            {
-                refuse("a --granularity other than per-group:SIZE", "a tensor")
-            }
+            (Some(Named(Granularity::PerTensor | Granularity::PerToken)), ..)
+            | (Some(Named(Granularity::PerGroupAlong { .. })), ..) => refuse(
+                "a --granularity other than per-channel or per-group:SIZE",
+                "a tensor",
+            ),
             (_, true, _) => refuse("--asymmetric", "a tensor"),
             (_, _, Some(_)) => refuse("--stochastic", "a tensor"),
             (granularity, ..) => {
