@@ -72,10 +72,9 @@ __device__ __forceinline__ void store_group(void* base, uint64_t at, unsigned co
     }
 }
 
-// One or two elements of a residual, in one access where two are aligned: columns of a gated output.
+// One or two elements, in one access where two are aligned: columns of a gated output, or a thread's of a wgmma.
 template <typename T>
-__device__ __forceinline__ void load_pair(const void* base, uint64_t at, unsigned count, bool vector,
-                                          float (&x)[GROUP]) {
+__device__ __forceinline__ void load_pair(const void* base, uint64_t at, unsigned count, bool vector, float* x) {
     const T* p = static_cast<const T*>(base) + at;
     if (vector && count == 2) {
         if constexpr (sizeof(T) == 4) {

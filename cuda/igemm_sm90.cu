@@ -1,7 +1,8 @@
 // int8 GEMM of compute capability 9.0a: c [M, N] = a [M, K] x w [N, K]^T, int32 sums, the shared epilogue.
 //
 //   warpgroup 0    one thread: global --TMA, 128-byte swizzle--> ring of STAGES in shared memory
-//   warpgroups 1, 2            ring --wgmma--> sums in registers --strips--> epilogue, four columns a thread --> global
+//   warpgroups 1, 2            ring --wgmma--> sums in registers --> epilogue --boxes of shared memory, TMA--> global
+//                              or, where TMA or the plain epilogue does not do: strips --> four columns a thread --> global
 //
 //   full[s]   the stage's bytes have arrived        the producer arrives once, with their number
 //   empty[s]  all who read the stage are done       a consumer warpgroup arrives once, in every block that fills it
@@ -18,6 +19,7 @@
 // leaves sums and counters zero as it found them.
 #include "epilogue.cuh"
 #include "finish_plain.cuh"
+#include "finish_tensor.cuh"
 #include "params.h"
 #include "ptx.cuh"
 #include "ptx_sm90.cuh"
@@ -50,6 +52,8 @@ struct Hopper {
     static_assert(WIDE % 8 == 0 && WIDE / CLUSTER % 8 == 0 && WIDE <= 256, "whole groups of eight rows");
     static_assert(WIDE % PASS == 0 && PASS % 8 == 0 && BLOCKS * SUMS <= 128, "whole passes that fit registers");
     static_assert(STRIP_ROWS * STRIP_PITCH * 4 <= STRIP_BYTES, "a strip holds a pass");
+    // A launch uses strips or boxes, in the same place.
+    static_assert(2 * BOX_BYTES <= STRIP_BYTES && (STAGES * STAGE_BYTES) % BOX_BYTES == 0, "boxes fit and are aligned");
     static_assert(STAGE_BYTES % 1024 == 0 && TALL_BYTES % 1024 == 0, "swizzled rows start at multiples of 1024");
     static_assert(SHARED <= 232448, "227 KiB");
 };
@@ -209,15 +213,38 @@ __device__ __forceinline__ void multiply(const Ring<T>& ring, unsigned at, unsig
     release<T>(ring, (at - 1) % T::STAGES);
 }
 
+// An item's output through its tensor map: the rows that a consumer has, from (row0, col0) on.
+template <typename T, typename Out>
+__device__ __forceinline__ void finish_item_tensor(const EpilogueParams& e, const ptx::TensorMap* map_out, unsigned row0,
+                                                   unsigned col0, uint8_t* strips, const int (&sum)[T::BLOCKS][T::SUMS]) {
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    uint8_t* boxes = strips + (warp - 4) * 2 * BOX_BYTES;
+#pragma unroll
+    for (unsigned i = 0; i < T::BLOCKS; ++i) {
+        finish_tensor<Out, T::WIDE>(e, map_out, lane, boxes, row0 + i * 64 + warp % 4 * 16, col0, sum[i]);
+    }
+}
+
 // The part of an item's output that a consumer has sums of: to memory, through the epilogue.
 template <typename T>
-__device__ __forceinline__ void finish_item(const IgemmSm90Params& p, const Item& item, unsigned consumer, int* strip,
-                                            unsigned* flag, int (&sum)[T::BLOCKS][T::SUMS]) {
+__device__ __forceinline__ void finish_item(const IgemmSm90Params& p, const ptx::TensorMap* map_out, const Item& item,
+                                            unsigned consumer, uint8_t* strips, unsigned* flag,
+                                            int (&sum)[T::BLOCKS][T::SUMS]) {
     const EpilogueParams& e = p.epilogue;
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
     const unsigned tall0 = item.tall + (T::PINGPONG ? 0 : consumer * T::BLOCKS * 64);
     constexpr unsigned PASSES = T::WIDE / T::PASS;
     const bool plain = is_plain(e);
+    if constexpr (!T::SWAPPED) {
+        if (plain && p.tensor_store) {
+            switch (e.output_type) {
+                case IMMA_TYPE_F32: return finish_item_tensor<T, F32>(e, map_out, tall0, item.wide, strips, sum);
+                case IMMA_TYPE_F16: return finish_item_tensor<T, F16>(e, map_out, tall0, item.wide, strips, sum);
+                default: return finish_item_tensor<T, BF16>(e, map_out, tall0, item.wide, strips, sum);
+            }
+        }
+    }
+    int* strip = reinterpret_cast<int*>(strips + (threadIdx.x / 32 - 4) * T::STRIP_BYTES);
     using Plain = PlainStrip<T::STRIP_ROWS, T::STRIP_COLS, T::STRIP_PITCH>;
     // First row and column of a pass's strip.
     const auto row_of = [&](unsigned pass) {
@@ -336,7 +363,7 @@ __device__ __forceinline__ void finish_item(const IgemmSm90Params& p, const Item
 
 template <typename T>
 __device__ __forceinline__ void igemm(const ptx::TensorMap* map_tall, const ptx::TensorMap* map_wide,
-                                      const IgemmSm90Params& p) {
+                                      const ptx::TensorMap* map_out, const IgemmSm90Params& p) {
     extern __shared__ __align__(1024) uint8_t shared[];
     const Ring<T> ring{ptx::shared_address(shared)};
     const unsigned group = threadIdx.x / 128;
@@ -344,6 +371,9 @@ __device__ __forceinline__ void igemm(const ptx::TensorMap* map_tall, const ptx:
     if (threadIdx.x == 0) {
         ptx::prefetch_tensormap(map_tall);
         ptx::prefetch_tensormap(map_wide);
+        if (p.tensor_store) {
+            ptx::prefetch_tensormap(map_out);
+        }
         for (unsigned s = 0; s < T::STAGES; ++s) {
             ptx::mbarrier_init(ring.full(s), 1);
             ptx::mbarrier_init(ring.empty(s), T::READERS * T::CLUSTER);
@@ -370,7 +400,6 @@ __device__ __forceinline__ void igemm(const ptx::TensorMap* map_tall, const ptx:
         ptx::griddepcontrol_wait();
         const unsigned consumer = group - 1;
         uint8_t* strips = shared + T::STAGES * T::STAGE_BYTES;
-        int* strip = reinterpret_cast<int*>(strips + (threadIdx.x / 32 - 4) * T::STRIP_BYTES);
         unsigned* flag = reinterpret_cast<unsigned*>(shared + T::SHARED - 16) + consumer;
         unsigned at = 0, turn = 0;
         for (unsigned id = blockIdx.x / T::CLUSTER; id < p.items; id += gridDim.x / T::CLUSTER, ++turn) {
@@ -383,9 +412,13 @@ __device__ __forceinline__ void igemm(const ptx::TensorMap* map_tall, const ptx:
                 }
                 int sum[T::BLOCKS][T::SUMS];
                 multiply<T>(ring, at, item.steps, consumer, sum);
-                finish_item<T>(p, item, consumer, strip, flag, sum);
+                finish_item<T>(p, map_out, item, consumer, strips, flag, sum);
             }
             at += item.steps;
+        }
+        // Shared memory is there until the last box has been read.
+        if (threadIdx.x % 32 == 0) {
+            ptx::bulk_wait_read<0>();
         }
     }
     if constexpr (T::CLUSTER > 1) {
@@ -402,8 +435,9 @@ __device__ __forceinline__ void igemm(const ptx::TensorMap* map_tall, const ptx:
     extern "C" __global__ void __VA_ARGS__ __launch_bounds__(384, 1)                                              \
         igemm_sm90_##name(const __grid_constant__ imma::ptx::TensorMap map_tall,                                  \
                           const __grid_constant__ imma::ptx::TensorMap map_wide,                                  \
+                          const __grid_constant__ imma::ptx::TensorMap map_out,                                   \
                           const __grid_constant__ IgemmSm90Params p) {                                            \
-        imma::igemm<imma::Hopper<TALL, WIDE, STAGES, CLUSTER, PINGPONG, SWAPPED>>(&map_tall, &map_wide, p);       \
+        imma::igemm<imma::Hopper<TALL, WIDE, STAGES, CLUSTER, PINGPONG, SWAPPED>>(&map_tall, &map_wide, &map_out, p); \
     }
 ENTRY(128x256_cluster, 128, 256, 4, 2, false, false, __cluster_dims__(2, 1, 1))
 ENTRY(64x256_cluster, 64, 256, 5, 2, true, false, __cluster_dims__(2, 1, 1))

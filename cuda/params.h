@@ -222,7 +222,8 @@ struct IgemmParams {
     struct EpilogueParams epilogue;
 };
 
-/* igemm_sm90_*: a [rows, k] x w [cols, k]^T through two tensor maps. The tall operand takes the 64-row side of wgmma. */
+/* igemm_sm90_*: a [rows, k] x w [cols, k]^T through two tensor maps, and a third for the output where it has one. The
+ * tall operand takes the 64-row side of wgmma. */
 struct IgemmSm90Params {
     int *sums;             /* splits > 1: [rows, cols], zeros before and after */
     unsigned int *arrived; /* splits > 1: counters of tiles, zeros before and after */
@@ -234,6 +235,8 @@ struct IgemmSm90Params {
     unsigned int tiles_wide;
     unsigned int group; /* tiles along the tall side that are walked together, for the sake of L2 */
     unsigned int weights_ready; /* whether w may be read while the kernel before still runs */
+    unsigned int tensor_store;  /* whether the output's tensor map may be stored through */
+    unsigned int reserved;
     struct EpilogueParams epilogue;
 };
 
@@ -270,7 +273,7 @@ static_assert(sizeof(PeakParams) == 24, "layout");
 static_assert(sizeof(EpilogueParams) == 144 && offsetof(EpilogueParams, row_batch) == 88, "layout");
 static_assert(sizeof(FinishParams) == 184 && offsetof(FinishParams, epilogue) == 40, "layout");
 static_assert(sizeof(IgemmParams) == 224 && offsetof(IgemmParams, epilogue) == 80, "layout");
-static_assert(offsetof(IgemmSm90Params, epilogue) == 48, "layout");
+static_assert(offsetof(IgemmSm90Params, epilogue) == 56, "layout");
 static_assert(sizeof(IgemmGroupedParams) == 248 && offsetof(IgemmGroupedParams, igemm) == 24, "layout");
 static_assert(sizeof(QuantizeRowsParams) == 72 && offsetof(QuantizeRowsParams, rows) == 56, "layout");
 static_assert(sizeof(QuantizeColsParams) == 72 && offsetof(QuantizeColsParams, rows) == 56, "layout");

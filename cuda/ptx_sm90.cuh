@@ -72,6 +72,22 @@ __device__ __forceinline__ void tensor_load_multicast(uint32_t to, const TensorM
         : "memory");
 }
 
+// A box of shared memory to (x, y) of a tensor, which it may leave: what lies outside is not written.
+__device__ __forceinline__ void tensor_store(const TensorMap* map, uint32_t from, int x, int y) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map), "r"(from),
+                 "r"(x), "r"(y)
+                 : "memory");
+}
+// Makes this thread's writes to shared memory known to what TMA reads after it.
+__device__ __forceinline__ void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// This thread's stores so far are a group.
+__device__ __forceinline__ void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// Until all but N of this thread's groups have been read from shared memory.
+template <int N>
+__device__ __forceinline__ void bulk_wait_read() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory");
+}
+
 __device__ __forceinline__ unsigned cluster_rank() {
     unsigned rank;
     asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));

@@ -130,7 +130,20 @@ fn on_some(random: &mut Random, tile: &'static Tile90, splits: usize) -> Igemm90
 }
 
 /// One product by one instance with a random epilogue, launched twice: the second finds what the first left.
-fn check<O: Out>(random: &mut Random, igemm: Igemm90, [m, n, k]: [usize; 3]) {
+fn check<O: Out>(random: &mut Random, igemm: Igemm90, shape: [usize; 3]) {
+    // Often scales and a bias alone, which have a way of their own; often where TMA can store.
+    let (plain, aligned) = (random.below(3) == 0, random.below(2) == 0);
+    check_way::<O>(random, igemm, shape, plain, aligned);
+}
+
+/// `plain`: scales and a bias at most. `aligned`: the output starts, and its rows do, at multiples of 16 elements.
+fn check_way<O: Out>(
+    random: &mut Random,
+    igemm: Igemm90,
+    [m, n, k]: [usize; 3],
+    plain: bool,
+    aligned: bool,
+) {
     let Igemm90 { tile, splits, .. } = igemm;
     let (device, stream) = (device(), stream());
     if let Some(fake) = cuda::fake() {
@@ -138,9 +151,7 @@ fn check<O: Out>(random: &mut Random, igemm: Igemm90, [m, n, k]: [usize; 3]) {
     }
     let operands = Operands::new(&stream, random, [m, n, k]);
     let raw = O::DTYPE == DType::I32;
-    // Often scales and a bias alone, which have a way of their own; not with pairs of columns.
-    let plain = random.below(3) == 0;
-    let gated = !raw && n % 2 == 0 && random.below(3) == 0;
+    let gated = !plain && !raw && n % 2 == 0 && random.below(3) == 0;
     let cols = if gated { n / 2 } else { n };
     let zeros: Option<Vec<i32>> = (!plain && m * n > 0 && random.below(3) > 0).then(|| {
         let count = random.pick(&[1, m]);
@@ -232,7 +243,14 @@ fn check<O: Out>(random: &mut Random, igemm: Igemm90, [m, n, k]: [usize; 3]) {
     let (a, w) = (operands.device_a.view(), operands.device_w.view());
     let (ga, gw) = (operands.device_a.geometry(), operands.device_w.geometry());
     for launch in ["first", "second"] {
-        let mut output = Placed::filled(&stream, random, m, cols, O::POISON, O::GAP);
+        let mut output = if aligned {
+            let (offset, gap) = (16 * random.below(3), 16 * random.below(2));
+            let stride = cols.next_multiple_of(16) + gap;
+            let poison = vec![O::POISON; m * cols];
+            Placed::at(&stream, &poison, [m, cols], O::GAP, offset, stride)
+        } else {
+            Placed::filled(&stream, random, m, cols, O::POISON, O::GAP)
+        };
         let gout = output.geometry();
         device
             .igemm90(
@@ -323,6 +341,29 @@ fn every_instance_gives_the_oracle_s_bits() {
     let entries = imma::cuda::images().iter().find(entries).unwrap().entries;
     assert_eq!(entries.len(), TILES90.len(), "an entry without a tile");
     cuda::check_all_launched("cuda_igemm90");
+}
+
+/// Scales and a bias to an output that TMA can store to: whole tiles, edges inside of a box of it, many tiles a block.
+#[test]
+fn plain_results_are_stored_by_tma() {
+    let Some(_alone) = runs() else { return };
+    let random = &mut Random(91);
+    for tile in TILES90.iter().filter(|tile| !tile.swapped) {
+        let (m, n) = tile.rows();
+        for (shape, multiprocessors) in [
+            ([m, n, 160], None),
+            ([2 * m + 3, n + 5, 130], Some(1)),
+            ([m - 9, n - 33, 64], Some(2)),
+        ] {
+            let igemm = Igemm90 {
+                multiprocessors,
+                ..on_some(random, tile, 1)
+            };
+            check_way::<bf16>(random, igemm, shape, true, true);
+            check_way::<f16>(random, igemm, shape, true, true);
+            check_way::<f32>(random, igemm, shape, true, true);
+        }
+    }
 }
 
 /// Small shapes at random, each under its own schedule.
@@ -498,6 +539,28 @@ fn tensor_maps_are_made_once() {
     assert_eq!(run(1, 7), 1, "other rows, the same weights");
     assert_eq!(run(1, 7), 0);
     assert_eq!(stream.clone_dtoh(&out).unwrap(), [128; 8 * 24]);
+
+    // A float output has one too, where its rows are aligned: 24 columns of f32 are, 3 are not.
+    for (columns, encoded) in [(24, 3), (3, 2)] {
+        let mut out = stream.clone_htod(&[0f32; 8 * 24]).unwrap();
+        let maps = TensorMaps::default();
+        for expected in [encoded, 0] {
+            let igemm = Igemm90 {
+                tile: &TILES90[0],
+                splits: 1,
+                multiprocessors: None,
+                weights_ready: false,
+            };
+            let (a, w) = (Matrix::new(&a, 8, 64), Matrix::new(&w, columns, 64));
+            let epilogue = DeviceEpilogue::default();
+            fake.mark();
+            let out = Matrix::new(&mut out, 8, columns);
+            device
+                .igemm90::<f32>(&stream, igemm, &maps, a, w, out, &epilogue, None)
+                .unwrap();
+            assert_eq!(fake.calls_since_mark("cuTensorMapEncodeTiled"), expected);
+        }
+    }
 }
 
 #[test]

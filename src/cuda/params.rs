@@ -1,4 +1,4 @@
-// Made from cuda/params.h (FNV-1a 4aa699240bfbaef6) by bindgen; see cuda/README.md. Not to be edited.
+// Made from cuda/params.h (FNV-1a 26b2b505df6b67d0) by bindgen; see cuda/README.md. Not to be edited.
 
 pub const IMMA_VECTOR_BYTES: u32 = 16;
 pub const IMMA_ROWS_HELD: u32 = 4;
@@ -648,11 +648,13 @@ pub struct IgemmSm90Params {
     pub tiles_wide: ::core::ffi::c_uint,
     pub group: ::core::ffi::c_uint,
     pub weights_ready: ::core::ffi::c_uint,
+    pub tensor_store: ::core::ffi::c_uint,
+    pub reserved: ::core::ffi::c_uint,
     pub epilogue: EpilogueParams,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of IgemmSm90Params"][::core::mem::size_of::<IgemmSm90Params>() - 192usize];
+    ["Size of IgemmSm90Params"][::core::mem::size_of::<IgemmSm90Params>() - 200usize];
     [
         "Alignment of IgemmSm90Params",
     ][::core::mem::align_of::<IgemmSm90Params>() - 8usize];
@@ -687,8 +689,14 @@ const _: () = {
         "Offset of field: IgemmSm90Params::weights_ready",
     ][::core::mem::offset_of!(IgemmSm90Params, weights_ready) - 44usize];
     [
+        "Offset of field: IgemmSm90Params::tensor_store",
+    ][::core::mem::offset_of!(IgemmSm90Params, tensor_store) - 48usize];
+    [
+        "Offset of field: IgemmSm90Params::reserved",
+    ][::core::mem::offset_of!(IgemmSm90Params, reserved) - 52usize];
+    [
         "Offset of field: IgemmSm90Params::epilogue",
-    ][::core::mem::offset_of!(IgemmSm90Params, epilogue) - 48usize];
+    ][::core::mem::offset_of!(IgemmSm90Params, epilogue) - 56usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -18,7 +18,7 @@ pub(super) unsafe fn enqueue(
     stream: &CudaStream,
     tile: &Tile90,
     blocks: u32,
-    [tall, wide]: [TensorMap; 2],
+    [tall, wide, output]: [TensorMap; 3],
     params: IgemmSm90Params,
 ) -> Result<()> {
     same_context("the stream", device.context(), stream.context())?;
@@ -80,9 +80,10 @@ pub(super) unsafe fn enqueue(
     let mut arguments = [
         (&raw const tall).cast_mut().cast(),
         (&raw const wide).cast_mut().cast(),
+        (&raw const output).cast_mut().cast(),
         (&raw const params).cast_mut().cast(),
     ];
-    // SAFETY: the kernel takes two maps and the parameters, which live here until the call has copied them; the
+    // SAFETY: the kernel takes three maps and the parameters, which live here until the call has copied them; the
     // caller answers for what they point to.
     unsafe {
         sys::cuLaunchKernelEx(

@@ -1,7 +1,7 @@
 //! The int8 GEMM of compute capability 9.0: `cuda/igemm_sm90.cu`, by TMA and wgmma.
 //!
 //! ```text
-//!   tile      the instances, as data       tensor_map    what TMA knows of an operand, made once
+//!   tile      the instances, as data       tensor_map    what TMA knows of an operand or output, made once
 //!   launch    clusters, dependent launch   choose        which one and which split, a pure function
 //! ```
 
@@ -25,7 +25,7 @@ use crate::numerics::{MAX_K, MAX_K_ZERO_POINT};
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut};
 use std::fmt;
 use std::str::FromStr;
-use tensor_map::{refusal, unsupported, Layout};
+use tensor_map::{unsupported, Element, Layout, TensorMap};
 use tile::STAGE_K;
 
 /// Clusters' tiles along the tall side that blocks walk together.
@@ -107,6 +107,24 @@ impl FromStr for Igemm90 {
     }
 }
 
+/// How an operand lies, its box still open.
+fn operand_layout<S>(matrix: &Matrix<S>, address: u64) -> Layout {
+    Layout {
+        address,
+        element: Element::Byte,
+        rows: matrix.rows,
+        cols: matrix.cols,
+        stride: matrix.stride,
+        box_rows: 0,
+    }
+}
+
+fn readable(what: &'static str, layout: &Layout) -> Result<()> {
+    layout
+        .refusal()
+        .map_or(Ok(()), |why| Err(unsupported(what, why)))
+}
+
 impl Device {
     /// Whether [`igemm90`](Self::igemm90) takes these operands: a device of compute capability 9.0, a build for `90a`,
     /// addresses and strides that are multiples of 16 bytes, K of at least 1. Other operands go to
@@ -121,15 +139,9 @@ impl Device {
         w: Matrix<&impl DevicePtr<i8>>,
     ) -> Result<()> {
         self.has_igemm90()?;
-        for (what, address, rows, cols, stride) in [
-            ("a", a.data.device_ptr(stream).0, a.rows, a.cols, a.stride),
-            ("w", w.data.device_ptr(stream).0, w.rows, w.cols, w.stride),
-        ] {
-            if let Some(why) = refusal(address, rows, cols, stride) {
-                return Err(unsupported(what, why));
-            }
-        }
-        Ok(())
+        let a = operand_layout(&a, a.data.device_ptr(stream).0);
+        let w = operand_layout(&w, w.data.device_ptr(stream).0);
+        readable("a", &a).and_then(|()| readable("w", &w))
     }
 
     /// Whether this device and this build have the kernels at all.
@@ -223,13 +235,10 @@ impl Device {
         }
         let (a_address, _a) = a.data.device_ptr(stream);
         let (w_address, _w) = w.data.device_ptr(stream);
-        for (what, address, rows, stride) in
-            [("a", a_address, m, a.stride), ("w", w_address, n, w.stride)]
-        {
-            if let Some(why) = refusal(address, rows, k, stride) {
-                return Err(unsupported(what, why));
-            }
-        }
+        let mut a_layout = operand_layout(&a, a_address);
+        let mut w_layout = operand_layout(&w, w_address);
+        readable("a", &a_layout).and_then(|()| readable("w", &w_layout))?;
+        let (out_cols, out_stride) = (output.cols, output.stride);
         let prepared = epilogue.prepare(self, stream, &mut output)?;
         let mut workspace = workspace.map(|w| w.device_ptr_mut(stream));
         let sums = match &mut workspace {
@@ -252,6 +261,19 @@ impl Device {
         let all = self.properties.multiprocessors as usize;
         let mine = igemm.multiprocessors.map_or(all, |most| most.min(all));
         let clusters = ((mine / tile.cluster) as u32).max(1);
+        // The kernel stores by TMA where the epilogue is plain too, which it knows itself.
+        let stored = match (splits, tile.stored_rows(), Element::stored(O::DTYPE)) {
+            (1, Some(box_rows), Some(element)) => Some(Layout {
+                address: prepared.params.output as u64,
+                element,
+                rows: m,
+                cols: out_cols,
+                stride: out_stride,
+                box_rows,
+            }),
+            _ => None,
+        }
+        .filter(|layout| layout.refusal().is_none());
         let params = IgemmSm90Params {
             sums: sums as *mut _,
             arrived: (sums + 4 * (m * n) as u64) as *mut _,
@@ -263,30 +285,29 @@ impl Device {
             tiles_wide: narrow("tiles", wide)?,
             group: GROUP as u32,
             weights_ready: igemm.weights_ready.into(),
+            tensor_store: stored.is_some().into(),
+            reserved: 0,
             epilogue: prepared.params,
         };
-        let (a_box, w_box) = if tile.swapped {
+        (a_layout.box_rows, w_layout.box_rows) = if tile.swapped {
             (tile.wide / tile.cluster, tile.tall)
         } else {
             (tile.tall, tile.wide / tile.cluster)
         };
-        let layout = |address, rows, stride, box_rows| Layout {
-            address,
-            rows,
-            k,
-            stride,
-            box_rows,
+        let a_map = maps.a(self.context(), a_layout)?;
+        let w_map = maps.w(self.context(), w_layout)?;
+        let out_map = match stored {
+            Some(layout) => maps.output(self.context(), layout)?,
+            None => TensorMap::unused(),
         };
-        let a_map = maps.a(self.context(), layout(a_address, m, a.stride, a_box))?;
-        let w_map = maps.w(self.context(), layout(w_address, n, w.stride, w_box))?;
-        let operands = if tile.swapped {
-            [w_map, a_map]
+        let maps = if tile.swapped {
+            [w_map, a_map, out_map]
         } else {
-            [a_map, w_map]
+            [a_map, w_map, out_map]
         };
         let blocks = clusters.min(items) * tile.cluster as u32;
         // SAFETY: operands, output and every part of the epilogue were checked against the shape, the workspace against
         // the split; all guards live here.
-        unsafe { launch::enqueue(self, stream, tile, blocks, operands, params) }
+        unsafe { launch::enqueue(self, stream, tile, blocks, maps, params) }
     }
 }

@@ -1,33 +1,79 @@
-//! Tensor maps: what the tensor memory accelerator knows of an operand.
+//! Tensor maps: what the tensor memory accelerator knows of an operand or output.
 
 use crate::cuda::launch::driver;
+use crate::element::DType;
 use crate::error::{Error, Result};
 use cudarc::driver::{sys, CudaContext};
 use std::sync::{Arc, Mutex};
 
-/// Where an operand lies, and the rows of a tile of it: all that a map depends on.
+/// Bytes of a box's row: the span of the 128-byte swizzle.
+pub(super) const BOX_BYTES: usize = 128;
+
+/// What the elements of a matrix are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Element {
+    Byte,
+    F16,
+    BF16,
+    F32,
+}
+
+impl Element {
+    fn bytes(self) -> usize {
+        match self {
+            Element::Byte => 1,
+            Element::F16 | Element::BF16 => 2,
+            Element::F32 => 4,
+        }
+    }
+
+    fn code(self) -> sys::CUtensorMapDataType {
+        match self {
+            Element::Byte => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+            Element::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+            Element::BF16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            Element::F32 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+        }
+    }
+
+    /// That of an output which kernels store by maps; none where they do not.
+    pub fn stored(dtype: DType) -> Option<Self> {
+        match dtype {
+            DType::F16 => Some(Element::F16),
+            DType::BF16 => Some(Element::BF16),
+            DType::F32 => Some(Element::F32),
+            DType::I8 | DType::I32 => None,
+        }
+    }
+}
+
+/// Where a matrix lies, and the rows of a box of it: all that a map depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
     pub address: u64,
+    pub element: Element,
     pub rows: usize,
-    pub k: usize,
+    pub cols: usize,
     pub stride: usize,
     pub box_rows: usize,
 }
 
-/// Why the accelerator can't read an operand; none where it can.
-pub(super) fn refusal(address: u64, rows: usize, k: usize, stride: usize) -> Option<String> {
-    if k == 0 {
-        return Some("K = 0".into());
+impl Layout {
+    /// Why the accelerator can't reach it; none where it can.
+    pub fn refusal(&self) -> Option<String> {
+        if self.cols == 0 {
+            return Some("K = 0".into());
+        }
+        if !self.address.is_multiple_of(16) {
+            return Some(format!("address {:#x}", self.address));
+        }
+        // The stride of a single row is never used.
+        let stride = self.stride.checked_mul(self.element.bytes());
+        if self.rows > 1 && !stride.is_some_and(|s| s.is_multiple_of(16) && (s as u64) < 1 << 40) {
+            return Some(format!("stride {}", self.stride));
+        }
+        None
     }
-    if !address.is_multiple_of(16) {
-        return Some(format!("address {address:#x}"));
-    }
-    // The stride of a single row is never used.
-    if rows > 1 && (!stride.is_multiple_of(16) || stride as u64 >= 1 << 40) {
-        return Some(format!("stride {stride}"));
-    }
-    None
 }
 
 /// A map by value, as a kernel's parameter takes it.
@@ -36,34 +82,36 @@ pub(super) fn refusal(address: u64, rows: usize, k: usize, stride: usize) -> Opt
 pub(super) struct TensorMap(pub sys::CUtensorMap);
 
 impl TensorMap {
-    /// int8 rows of 128 bytes of K under the 128-byte swizzle; zeros outside of `[rows, k]`.
+    /// For a kernel that neither reads nor writes through it.
+    pub fn unused() -> Self {
+        TensorMap(sys::CUtensorMap { opaque: [0; 16] })
+    }
+
+    /// Boxes of 128 bytes a row under the 128-byte swizzle; outside of `[rows, cols]` zeros are read, nothing written.
     pub fn encode(context: &Arc<CudaContext>, layout: Layout) -> Result<Self> {
         let Layout {
             address,
+            element,
             rows,
-            k,
+            cols,
             stride,
             box_rows,
         } = layout;
         context
             .bind_to_thread()
             .map_err(driver("cuCtxSetCurrent"))?;
-        let mut map = TensorMap(sys::CUtensorMap { opaque: [0; 16] });
-        let extents = [k as u64, rows as u64];
-        let stride = if rows > 1 {
-            stride
-        } else {
-            k.next_multiple_of(16)
-        };
-        let strides = [stride as u64];
-        let boxes = [super::tile::STAGE_K as u32, box_rows as u32];
+        let mut map = TensorMap::unused();
+        let extents = [cols as u64, rows as u64];
+        let stride = if rows > 1 { stride } else { cols };
+        let strides = [(stride * element.bytes()).next_multiple_of(16) as u64];
+        let boxes = [(BOX_BYTES / element.bytes()) as u32, box_rows as u32];
         let steps = [1u32; 2];
         // SAFETY: every pointer is to a live array of the rank's length, the map is 128-byte aligned; the call reads
         // nothing at `address`.
         unsafe {
             sys::cuTensorMapEncodeTiled(
                 &mut map.0,
-                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+                element.code(),
                 2,
                 address as *mut _,
                 extents.as_ptr(),
@@ -82,7 +130,7 @@ impl TensorMap {
     }
 }
 
-/// The tensor maps of a plan or layer, made when an operand is first met and again only where its address, shape or
+/// The tensor maps of a plan or layer, made when an operand or output is first met and again only where its address, shape or
 /// tile changed.
 ///
 /// ```
@@ -94,6 +142,7 @@ impl TensorMap {
 pub struct TensorMaps {
     a: Mutex<Option<Box<(Layout, TensorMap)>>>,
     w: Mutex<Option<Box<(Layout, TensorMap)>>>,
+    output: Mutex<Option<Box<(Layout, TensorMap)>>>,
 }
 
 impl TensorMaps {
@@ -103,6 +152,10 @@ impl TensorMaps {
 
     pub(super) fn w(&self, context: &Arc<CudaContext>, layout: Layout) -> Result<TensorMap> {
         Self::get(&self.w, context, layout)
+    }
+
+    pub(super) fn output(&self, context: &Arc<CudaContext>, layout: Layout) -> Result<TensorMap> {
+        Self::get(&self.output, context, layout)
     }
 
     fn get(

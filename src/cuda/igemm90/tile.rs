@@ -34,6 +34,16 @@ impl Tile90 {
         self.stages * (self.tall + self.wide) * STAGE_K + 8 * STRIP + 16 * self.stages + 32
     }
 
+    /// Whether results may be stored by TMA, and the rows of a box that each warp hands over (`BOX_ROWS`): normal tiles
+    /// alone, since those of few tokens have little to store.
+    pub(in crate::cuda) const fn stored_rows(&self) -> Option<usize> {
+        if self.swapped {
+            None
+        } else {
+            Some(8)
+        }
+    }
+
     /// Rows of the left operand and rows of the weights that a block's tile has.
     pub const fn rows(&self) -> (usize, usize) {
         if self.swapped {
