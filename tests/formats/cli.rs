@@ -222,6 +222,14 @@ fn wrong_input_is_refused_in_one_sentence_and_leaves_nothing() {
         &["threads", "found 0", "at least 1"].map(|p| if p == "found 0" { "is 0" } else { p }),
     );
     refused(
+        &matmul(&dir, "a.npy", "w.npy", &["--threads", "1000000"]),
+        &["threads is 1000000", "at most", "for each CPU"],
+    );
+    refused(
+        &imma(&["bench", "gemm", "--threads", "1000000"]),
+        &["threads is 1000000", "at most"],
+    );
+    refused(
         &matmul(&dir, "a.npy", "w.npy", &["--leaf", "abacus"]),
         &["abacus", "portable"],
     );
