@@ -236,51 +236,43 @@ impl QuantDotGeneral {
             Side::Rhs => self.fwd.rhs.bits(),
         };
         let (contracting, batch) = axes_of(side, dims);
-        let differs = |what, found: String, expected: String| {
-            Err(Error::Value {
-                what,
-                found,
-                expected,
-            })
+        let axes = |contracting: &[usize], batch: &[usize]| {
+            format!("contracting {contracting:?}, batch {batch:?}")
         };
-        if frozen.side != side {
-            return differs(
+        let shards = match contracting.is_empty() {
+            true => 1,
+            false => self.fwd.shards,
+        };
+        let bits = bits.map_or("none: this operand is float".into(), |b| b.to_string());
+        let parts = [
+            (
                 "the frozen operand's side",
                 format!("{:?}", frozen.side),
                 format!("{side:?}"),
-            );
-        }
-        if Some(frozen.bits) != bits {
-            let expected = bits.map_or("none: this operand is float".into(), |b| b.to_string());
-            return differs(
-                "the frozen operand's bits",
-                frozen.bits.to_string(),
-                expected,
-            );
-        }
-        if (&frozen.contracting[..], &frozen.batch[..]) != (contracting, batch) {
-            return differs(
+            ),
+            ("the frozen operand's bits", frozen.bits.to_string(), bits),
+            (
                 "the frozen operand's axes",
-                format!(
-                    "contracting {:?}, batch {:?}",
-                    frozen.contracting, frozen.batch
-                ),
-                format!("contracting {contracting:?}, batch {batch:?}"),
-            );
-        }
-        let shards = if contracting.is_empty() {
-            1
-        } else {
-            self.fwd.shards
-        };
-        if frozen.shards != shards {
-            return differs(
+                axes(&frozen.contracting, &frozen.batch),
+                axes(contracting, batch),
+            ),
+            (
                 "the frozen operand's shards",
                 frozen.shards.to_string(),
                 shards.to_string(),
-            );
+            ),
+        ];
+        match parts
+            .into_iter()
+            .find(|(_, found, expected)| found != expected)
+        {
+            None => Ok(()),
+            Some((what, found, expected)) => Err(Error::Value {
+                what,
+                found,
+                expected,
+            }),
         }
-        Ok(())
     }
 }
 

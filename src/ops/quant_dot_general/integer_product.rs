@@ -143,7 +143,7 @@ impl<'a> PackedRight<'a> {
 /// The scales of one operand, matrix by matrix.
 struct MatrixScales {
     all: Vec<f32>,
-    /// Scales a matrix; 0 when one serves all.
+    /// Scales per matrix; 0 when one scale serves all.
     each: usize,
 }
 
@@ -166,7 +166,7 @@ impl MatrixScales {
         }
     }
 
-    /// Those of one matrix: one, or one a row.
+    /// Those of one matrix: one, or one per row.
     fn slice(&self, matrix: usize) -> &[f32] {
         match self.each {
             0 => &self.all,

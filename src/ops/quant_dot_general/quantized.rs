@@ -213,7 +213,7 @@ fn round<X: Copy + Sync>(
     }
 }
 
-/// `out[i] = f(i, x[i], its slice's fit)`, many runs a task.
+/// `out[i] = f(i, x[i], its slice's fit)`, many runs per task.
 #[inline(always)]
 fn runs<X: Copy + Sync, O: Send>(
     x: &[X],
