@@ -66,7 +66,7 @@ impl NpyArray {
     }
 }
 
-/// An element type that goes into files.
+/// An element type that can be written to files.
 pub trait NpyElement: Copy {
     /// numpy's description of the type, little-endian.
     const DESCR: &'static str;
@@ -180,7 +180,7 @@ fn shaped<T>(header: &Header, data: impl Iterator<Item = T>) -> Option<ArrayD<T>
     ArrayD::from_shape_vec(shape, data.collect()).ok()
 }
 
-/// The header and the offset of the data; what was found instead as a sentence's object.
+/// The header and the offset of the data; or else what was found, worded as the object of "found".
 fn read_header(reader: &mut impl Read, file_len: u64) -> Result<(Header, u64), String> {
     let mut start = [0u8; 8];
     reader

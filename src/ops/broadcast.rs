@@ -64,29 +64,14 @@ impl MatmulShape {
         };
         if rows != k {
             return refuse(match rhs.len() {
-                1 => format!("the right operand needs {k} elements, has {rows}"),
-                _ => format!("the right operand needs {k} rows, has {rows}"),
+                1 => format!("the right operand needs {k} elements but has {rows}"),
+                _ => format!("the right operand needs {k} rows but has {rows}"),
             });
         }
-        let axes = lhs_batch.len().max(rhs_batch.len());
-        // Counted from the right: axis 0 is the last batch axis.
-        let length = |batch: &[usize], axis: usize| match batch.len().checked_sub(axis + 1) {
-            Some(i) => batch[i],
-            None => 1,
+        let batch = match broadcast(lhs_batch, rhs_batch) {
+            Ok(batch) => batch,
+            Err(expected) => return refuse(expected),
         };
-        let mut batch = vec![0; axes];
-        for axis in 0..axes {
-            batch[axes - 1 - axis] = match (length(lhs_batch, axis), length(rhs_batch, axis)) {
-                (l, r) if l == r => l,
-                (1, other) | (other, 1) => other,
-                (l, r) => {
-                    return refuse(format!(
-                        "batch axes of equal length, or one of them 1: axis {} from the right is {l} and {r}",
-                        axis + 3
-                    ))
-                }
-            };
-        }
         let shape = MatmulShape {
             batch,
             m,
@@ -100,7 +85,7 @@ impl MatmulShape {
             .iter()
             .all(|[r, c]| addressable(&shape.promoted(*r, *c)))
         {
-            return refuse("a result that can be addressed".into());
+            return refuse("the result would have more elements than can be addressed".into());
         }
         Ok(shape)
     }
@@ -155,7 +140,31 @@ impl MatmulShape {
     }
 }
 
-/// Whether an array of that shape has a size that `isize` can count, empty axes left aside as ndarray does.
+/// The batch axes of both operands aligned at their right ends; or else what would have fitted.
+fn broadcast(lhs: &[usize], rhs: &[usize]) -> Result<Vec<usize>, String> {
+    let axes = lhs.len().max(rhs.len());
+    // Counted from the right: axis 0 is the last batch axis.
+    let length = |batch: &[usize], axis: usize| match batch.len().checked_sub(axis + 1) {
+        Some(i) => batch[i],
+        None => 1,
+    };
+    let mut batch = vec![0; axes];
+    for axis in 0..axes {
+        batch[axes - 1 - axis] = match (length(lhs, axis), length(rhs, axis)) {
+            (l, r) if l == r => l,
+            (1, other) | (other, 1) => other,
+            (l, r) => {
+                return Err(format!(
+                    "batch axes must have equal lengths, or one of them 1: axis {} from the right has {l} and {r}",
+                    axis + 3
+                ))
+            }
+        };
+    }
+    Ok(batch)
+}
+
+/// Whether `isize` can count the elements of an array of that shape; empty axes are left aside, as ndarray does.
 pub(crate) fn addressable(shape: &[usize]) -> bool {
     let count = |n: usize, axis: &usize| n.checked_mul((*axis).max(1));
     let bytes = shape.iter().try_fold(size_of::<u64>(), count);
@@ -168,7 +177,7 @@ mod tests {
 
     #[test]
     fn results_have_numpys_shapes() {
-        // (lhs, rhs, result), as numpy.matmul answers.
+        // (lhs, rhs, result), as numpy.matmul gives them.
         let cases: [(&[usize], &[usize], &[usize]); 12] = [
             (&[5], &[5], &[]),
             (&[6], &[6, 4], &[4]),

@@ -20,7 +20,7 @@ const FEW_ROWS: usize = 64;
 /// The exact product `out[.., m, n] = sum over k of lhs[.., m, k] * rhs[.., k, n]` in int32.
 ///
 /// Shapes follow `numpy.matmul` ([`MatmulShape`]): 1-D operands, broadcast batches. Any strides are read as they
-/// are: transposed, reversed, repeated. All int8 values count, -128 included, and nothing is rounded. An empty sum
+/// are: transposed, reversed, repeated. Every int8 value is allowed, -128 included, and nothing is rounded. An empty sum
 /// (K = 0) is 0.
 ///
 /// A matrix that is multiplied with many others is packed once, and where the left operands of a batch share one

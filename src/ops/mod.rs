@@ -15,7 +15,7 @@
 //!   broadcast           numpy.matmul's shape rules      dimension_numbers   lax.dot_general's shape rules
 //!   dot_general         the trait and its gradients     float_dot_general   its float implementation
 //!   quant_dot_general   its quantised implementation    matrices            operands as batches of matrices
-//!   plan                a product said as one dot_general
+//!   plan                a product expressed as one dot_general
 //!   rows                many axes seen as one           float_gemm          the call into the gemm crate
 //! ```
 //!

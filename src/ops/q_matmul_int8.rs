@@ -125,12 +125,14 @@ pub(crate) fn rows_times<T, D: Dimension>(
         })
     };
     if a.shape()[last] != k {
-        return refuse(format!("the left operand's last axis needs {k} elements"));
+        return refuse(format!(
+            "the left operand's last axis must have {k} elements"
+        ));
     }
     let mut shape = a.raw_dim();
     shape[last] = n;
     if !addressable(shape.slice()) {
-        return refuse("a result that can be addressed".into());
+        return refuse("the result would have more elements than can be addressed".into());
     }
     Ok(shape)
 }
