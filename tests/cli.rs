@@ -645,6 +645,40 @@ fn info_names_the_chosen_kernel() {
     assert!(said.contains("cuda"), "{said}");
 }
 
+#[test]
+fn info_measures_what_the_machine_can_do() {
+    let measure = ["info", "--peak", "--seconds", "0.01", "--threads", "1"];
+    let said = ok(imma(&[&measure[..], &["--json"]].concat()));
+    let peaks: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(peaks["threads"], 1);
+    let leaves: Vec<_> = imma::Cpu::leaves()
+        .into_iter()
+        .filter(|l| l.available)
+        .collect();
+    assert_eq!(peaks["kernels"].as_object().unwrap().len(), leaves.len());
+    for leaf in &leaves {
+        assert!(
+            peaks["kernels"][leaf.name]["gops"].as_f64().unwrap() > 0.0,
+            "{said}"
+        );
+    }
+    assert!(peaks["read_gb_per_s"].as_f64().unwrap() > 0.0);
+    let said = ok(imma(&measure));
+    let peaks = said
+        .lines()
+        .filter(|l| l.starts_with("peak") && l.ends_with("on 1 thread"));
+    assert_eq!(peaks.count(), leaves.len() + 1, "{said}");
+    assert!(said.contains("chosen"), "{said}");
+    refused(
+        &imma(&["info", "--peak", "--threads", "1000000"]),
+        &["threads is 1000000", "at most"],
+    );
+    refused(
+        &imma(&["info", "--peak", "--seconds", "0"]),
+        &["--seconds is 0"],
+    );
+}
+
 /// On the emulated driver, which the command finds in place of a GPU's.
 #[cfg(feature = "cuda")]
 #[test]
