@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   select    which leaf (instruction set) serves
-//!   leaf      the dot-product trait; avx512_vnni, vnni256, avx2, neon, portable: its leaves
+//!   leaf      the dot-product trait; avx512_vnni, vnni256, avx2, neon, neon_i8mm, portable: its leaves
 //!   lhs, rhs  quantise and pack rows, columns        interleave  the byte order of both
 //!   driver    the loops and who runs them            threads     where threads come from
 //!   store     epilogue and output of a tile          grouped     weights with scales along K
@@ -23,6 +23,8 @@ mod leaf;
 mod lhs;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon_i8mm;
 mod peak;
 mod portable;
 mod rhs;

@@ -1,7 +1,7 @@
 //! The shape rules of `numpy.matmul`.
 
 use crate::error::{Error, Result};
-use ndarray::{ArrayView, ArrayViewD, Axis, Dimension};
+use ndarray::{Array, ArrayView, ArrayViewD, Axis, Dimension, IntoDimension};
 
 /// The shapes of one `numpy.matmul`: `[batch.., M, K] x [batch.., K, N] -> [batch.., M, N]`.
 ///
@@ -171,6 +171,30 @@ pub(crate) fn addressable(shape: &[usize]) -> bool {
     bytes.is_some_and(|b| isize::try_from(b).is_ok())
 }
 
+/// Results of fewer bytes are allocated without asking first.
+const ASKED: usize = 1 << 28;
+
+/// A result to write to, or a refusal where there is no memory for it: broadcasting makes large ones of small operands.
+///
+/// The shape has been found [`addressable`].
+pub(crate) fn zeros<T: Copy + Default, I: IntoDimension>(
+    op: &'static str,
+    shape: I,
+) -> Result<Array<T, I::Dim>> {
+    let shape = shape.into_dimension();
+    let elements = shape.size();
+    let bytes = elements * size_of::<T>();
+    if bytes >= ASKED {
+        // Asked for and given back: memory from `vec!` below comes zeroed by the system, that of `try_reserve` does not.
+        let mut memory = Vec::<T>::new();
+        let reserved = memory.try_reserve_exact(elements);
+        // Nothing else uses it, and unused allocations are left out by the compiler.
+        std::hint::black_box(&mut memory);
+        reserved.map_err(|_| Error::Memory { op, bytes })?;
+    }
+    Ok(Array::from_elem(shape, T::default()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,5 +241,17 @@ mod tests {
             let named = message.contains(&format!("{lhs:?} and {rhs:?}"));
             assert!(named && message.starts_with("matmul:"), "{message}");
         }
+    }
+
+    #[test]
+    fn results_beyond_memory_are_refused() {
+        // 2^48 bytes: more than processes can address.
+        let refused = zeros::<i32, _>("matmul", [1 << 23, 1 << 23]).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "matmul: the result takes 281474976710656 bytes, more than can be allocated here"
+        );
+        assert_eq!(zeros::<u8, _>("matmul", [ASKED / 4, 4]).unwrap()[[7, 3]], 0);
+        assert_eq!(zeros::<f32, _>("matmul", [0, 3]).unwrap().dim(), (0, 3));
     }
 }
