@@ -85,7 +85,7 @@ impl MatmulShape {
             .iter()
             .all(|[r, c]| addressable(&shape.promoted(*r, *c)))
         {
-            return refuse("the result would have more elements than can be addressed".into());
+            return refuse("a result with no more elements than can be addressed".into());
         }
         Ok(shape)
     }
@@ -155,7 +155,7 @@ fn broadcast(lhs: &[usize], rhs: &[usize]) -> Result<Vec<usize>, String> {
             (1, other) | (other, 1) => other,
             (l, r) => {
                 return Err(format!(
-                    "batch axes must have equal lengths, or one of them 1: axis {} from the right has {l} and {r}",
+                    "batch axes of equal length, or one of them 1: axis {} from the right has {l} and {r}",
                     axis + 3
                 ))
             }
