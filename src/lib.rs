@@ -38,7 +38,7 @@ pub mod rounding;
 pub use activation::Activation;
 pub use cpu::Cpu;
 pub use element::{DType, Element, FloatSlice, FloatView, OutputMut};
-pub use epilogue::{Epilogue, Scales};
+pub use epilogue::{Epilogue, Output, Scales, ZeroPoints};
 pub use error::{Error, Result};
 pub use gemm::{interleave_gate_up, ActivationQuant, Backend, Gemm, Lhs, PackedWeights, Weights};
 pub use ops::{

@@ -18,7 +18,7 @@ use super::lhs::LhsBlock;
 use super::rhs::{self, Source, Staging};
 use super::store::{finish_tile, OutMatrix, Output};
 use super::threads::Threads;
-use crate::epilogue::{Epilogue, Resolved, Scales};
+use crate::epilogue::{Epilogue, Host, Resolved, Scales};
 use crate::gemm::Lhs;
 use ndarray::ArrayView2;
 use std::cell::RefCell;
@@ -54,7 +54,7 @@ pub(crate) fn gemm<L: Leaf, O: Output>(
     leaf: L,
     threads: &Threads,
     lhs: &Lhs<'_>,
-    epilogue: &Epilogue<'_>,
+    epilogue: &Epilogue<Host<'_>>,
     resolved: &Resolved<'_>,
     weights: &[u8],
     out: OutMatrix<'_, O>,

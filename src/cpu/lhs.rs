@@ -3,7 +3,7 @@
 use super::interleave;
 use super::leaf::Leaf;
 use crate::element::{Element, FloatView};
-use crate::epilogue::Epilogue;
+use crate::epilogue::{Epilogue, Host};
 use crate::gemm::{ActivationQuant, Lhs};
 use crate::numerics;
 use ndarray::{ArrayView1, ArrayView2};
@@ -49,7 +49,7 @@ impl LhsBlock {
         &mut self,
         leaf: L,
         lhs: &Lhs<'_>,
-        epilogue: &Epilogue<'_>,
+        epilogue: &Epilogue<Host<'_>>,
         row0: usize,
         rows: usize,
     ) {
@@ -100,7 +100,7 @@ impl LhsBlock {
         &mut self,
         leaf: L,
         lhs: &Lhs<'_>,
-        epilogue: &Epilogue<'_>,
+        epilogue: &Epilogue<Host<'_>>,
         source: usize,
         first: usize,
         m: usize,
@@ -134,11 +134,7 @@ impl LhsBlock {
                             if in_place(i).is_none() {
                                 copy_row(view, source + i, staged);
                             }
-                            let zero_point = match epilogue.row_zero_points {
-                                None => 0,
-                                Some([one]) => *one,
-                                Some(all) => all[source + i],
-                            };
+                            let zero_point = epilogue.row_zero_points.at(source + i);
                             (epilogue.row_scales.at(source + i), zero_point)
                         }
                         Lhs::Float { data, quant } => {

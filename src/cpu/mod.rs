@@ -6,7 +6,7 @@
 //!   lhs, rhs  quantise and pack rows, columns        interleave  the byte order of both
 //!   driver    the loops and who runs them            threads     where threads come from
 //!   store     epilogue and output of a tile          grouped     weights with scales along K
-//!   peak      what a leaf reaches at most
+//!   per_row   int8 with a scale a row             peak        what a leaf reaches at most
 //! ```
 //!
 //! The same bits come out for any leaf, number of threads and way of packing.
@@ -24,6 +24,7 @@ mod lhs;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
 mod peak;
+mod per_row;
 mod portable;
 mod rhs;
 mod select;
@@ -36,11 +37,9 @@ pub(crate) use grouped::{Finish, GroupedWeights};
 pub use select::LeafInfo;
 
 use crate::element::{DType, FloatView, OutputMut};
-use crate::epilogue::{Epilogue, Resolved, Scales};
+use crate::epilogue::{self, Epilogue, Resolved, Scales};
 use crate::error::{Error, Result};
-use crate::gemm::{
-    check_contraction, check_k, quantized, Backend, Gemm, Lhs, PackedWeights, Weights,
-};
+use crate::gemm::{check_contraction, check_k, Backend, Gemm, Lhs, PackedWeights, Weights};
 use aligned::AlignedBytes;
 use leaf::Leaf;
 use ndarray::{ArrayView2, ArrayViewMut2};
@@ -215,7 +214,7 @@ impl Cpu {
         let (m, n, k) = gemm.mnk();
         let epilogue = &gemm.epilogue;
         let bias = epilogue.bias.map(|b| b.to_f32_vec());
-        let zero_points = epilogue.row_zero_points.is_some() || gemm.lhs.has_zero_points();
+        let zero_points = !epilogue.row_zero_points.is_none() || gemm.lhs.has_zero_points();
         let resolved = Resolved {
             col_scales: match epilogue.col_scales {
                 Scales::None => weights.epilogue_scales(),
@@ -226,7 +225,10 @@ impl Cpu {
             activation: epilogue.activation,
             gated: epilogue.gated,
             residual: epilogue.residual.as_ref().map(FloatView::view),
-            out_multiplier: epilogue.out_scale.map_or(1.0, |s| 1.0 / s),
+            out_multiplier: match epilogue.output {
+                epilogue::Output::Int8 { scale } => 1.0 / scale,
+                _ => 1.0,
+            },
         };
         debug_assert_eq!(
             bytes.as_slice().len(),
@@ -238,6 +240,29 @@ impl Cpu {
             driver::gemm(leaf, threads, &gemm.lhs, epilogue, &resolved, bytes.as_slice(), out, n)
         });
         Ok(())
+    }
+
+    fn run_per_row(
+        &self,
+        gemm: &Gemm<'_>,
+        out: ArrayViewMut2<'_, i8>,
+        scales: &mut [f32],
+    ) -> Result<()> {
+        let cols = out.ncols();
+        let product = |gemm: &Gemm<'_>, floats: OutputMut<'_>| self.gemm(gemm, floats);
+        per_row::gemm(gemm, out, scales, product, |rows| {
+            let workers = if rows.len() * cols < ALONE {
+                1
+            } else {
+                self.threads()
+            };
+            with_leaf!(self.kernel, leaf => self.threads.run_each(workers, rows, |_, row| {
+                leaf.vectorize(
+                    #[inline(always)]
+                    || row.quantize()
+                )
+            }));
+        })
     }
 
     /// Whether `m` rows are few enough that weights used once are packed by the tasks that read them.
@@ -278,37 +303,15 @@ impl Backend for Cpu {
     }
 
     fn gemm(&self, gemm: &Gemm<'_>, out: OutputMut<'_>) -> Result<()> {
-        gemm.check_output(out.dim(), out.strides(), out.dtype())?;
+        gemm.check_output(&out)?;
         match out {
             OutputMut::F32(out) => self.run(gemm, out),
             OutputMut::F16(out) => self.run(gemm, out),
             OutputMut::BF16(out) => self.run(gemm, out),
             OutputMut::I32(out) => self.run(gemm, out),
             OutputMut::I8(out) => self.run(gemm, out),
+            OutputMut::I8PerRow { data, scales } => self.run_per_row(gemm, data, scales),
         }
-    }
-
-    fn gemm_quantized(
-        &self,
-        gemm: &Gemm<'_>,
-        out: ArrayViewMut2<'_, i8>,
-        scales: &mut [f32],
-    ) -> Result<()> {
-        let cols = out.ncols();
-        let product = |gemm: &Gemm<'_>, floats: OutputMut<'_>| self.gemm(gemm, floats);
-        quantized::gemm(gemm, out, scales, product, |rows| {
-            let workers = if rows.len() * cols < ALONE {
-                1
-            } else {
-                self.threads()
-            };
-            with_leaf!(self.kernel, leaf => self.threads.run_each(workers, rows, |_, row| {
-                leaf.vectorize(
-                    #[inline(always)]
-                    || row.quantize()
-                )
-            }));
-        })
     }
 
     fn matmul_int8(
@@ -326,7 +329,7 @@ impl Backend for Cpu {
             return Ok(());
         }
         let packed = self.pack_with(Weights::Int8(rhs), false)?;
-        let gemm = Gemm::new(Lhs::Int8(lhs), &packed, Epilogue::default())?;
+        let gemm = Gemm::new(Lhs::Int8(lhs), &packed, Epilogue::to(epilogue::Output::Raw))?;
         self.gemm(&gemm, OutputMut::I32(out))
     }
 
@@ -359,12 +362,15 @@ impl Backend for Cpu {
                 OutputMut::F32(out) => run!(out),
                 OutputMut::F16(out) => run!(out),
                 OutputMut::BF16(out) => run!(out),
-                OutputMut::I32(_) | OutputMut::I8(_) => unreachable!("asked above"),
+                OutputMut::I32(_) | OutputMut::I8(_) | OutputMut::I8PerRow { .. } => {
+                    unreachable!("asked above")
+                }
             }
             return Ok(());
         }
         let packed = self.pack_with(Weights::Float(rhs), false)?;
-        let gemm = Gemm::new(lhs, &packed, Epilogue::default())?;
+        let epilogue = Epilogue::to(epilogue::Output::for_place(&out)?);
+        let gemm = Gemm::new(lhs, &packed, epilogue)?;
         self.gemm(&gemm, out)
     }
 }

@@ -8,9 +8,9 @@ use super::plan::Plan;
 use super::spec::{Input, Spec};
 use super::weights::{upload, DeviceWeights, WeightOrder};
 use crate::element::{DType, FloatSlice, FloatView, OutputMut};
-use crate::epilogue::Scales;
+use crate::epilogue::{Output, Scales, ZeroPoints};
 use crate::error::{Error, Result};
-use crate::gemm::{quantized, Backend, Gemm, Lhs, PackedWeights, Weights};
+use crate::gemm::{Backend, Gemm, Lhs, PackedWeights, Weights};
 use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr};
 use ndarray::{ArrayView2, ArrayViewMut2};
 use std::sync::Arc;
@@ -67,11 +67,7 @@ impl Device {
             return Ok(());
         }
         let epilogue = &gemm.epilogue;
-        let plan = Spec {
-            per_token_output: scales.is_some(),
-            ..spec(gemm, dtype)
-        };
-        let plan = Plan::new(self, plan)?;
+        let plan = Plan::new(self, spec(gemm, dtype))?;
 
         let bias = epilogue.bias.map(|b| upload_slice(stream, b)).transpose()?;
         let residual = epilogue.residual.as_ref();
@@ -83,9 +79,9 @@ impl Device {
         let col_scales = upload_scales(stream, col_scales, n)?;
         let row_scales = upload_scales(stream, epilogue.row_scales, m)?;
         let zero_points = match epilogue.row_zero_points {
-            Some(&[one]) => Some(upload(stream, &vec![one; m])?),
-            Some(all) => Some(upload(stream, all)?),
-            None => None,
+            ZeroPoints::PerTensor(one) => Some(upload(stream, &vec![one; m])?),
+            ZeroPoints::PerVector(all) => Some(upload(stream, all)?),
+            ZeroPoints::None => None,
         };
         let (floats, integers);
         let lhs = match &gemm.lhs {
@@ -136,8 +132,8 @@ fn spec(gemm: &Gemm<'_>, output: DType) -> Spec {
         Lhs::Float { data, quant } => Input::Float(data.dtype(), *quant),
         Lhs::Int8(_) => Input::Int8 {
             stride: k,
-            scales: epilogue.row_scales != Scales::None,
-            zero_points: epilogue.row_zero_points.is_some(),
+            scales: !epilogue.row_scales.is_none(),
+            zero_points: !epilogue.row_zero_points.is_none(),
         },
     };
     Spec {
@@ -147,7 +143,11 @@ fn spec(gemm: &Gemm<'_>, output: DType) -> Spec {
         activation: epilogue.activation,
         gated: epilogue.gated,
         residual: epilogue.residual.as_ref().map(|r| r.dtype()),
-        out_scale: epilogue.out_scale,
+        out_scale: match epilogue.output {
+            Output::Int8 { scale } => Some(scale),
+            _ => None,
+        },
+        per_token_output: epilogue.output == Output::Int8PerRow,
         ..Spec::int8(m, n, k)
     }
 }
@@ -189,7 +189,7 @@ impl Backend for Device {
     }
 
     fn gemm(&self, gemm: &Gemm<'_>, out: OutputMut<'_>) -> Result<()> {
-        gemm.check_output(out.dim(), out.strides(), out.dtype())?;
+        gemm.check_output(&out)?;
         let dtype = out.dtype();
         match out {
             OutputMut::F32(out) => self.product(gemm, out, dtype, None),
@@ -197,17 +197,8 @@ impl Backend for Device {
             OutputMut::BF16(out) => self.product(gemm, out, dtype, None),
             OutputMut::I32(out) => self.product(gemm, out, dtype, None),
             OutputMut::I8(out) => self.product(gemm, out, dtype, None),
+            OutputMut::I8PerRow { data, scales } => self.product(gemm, data, dtype, Some(scales)),
         }
-    }
-
-    fn gemm_quantized(
-        &self,
-        gemm: &Gemm<'_>,
-        out: ArrayViewMut2<'_, i8>,
-        scales: &mut [f32],
-    ) -> Result<()> {
-        quantized::check(gemm, out.dim(), scales)?;
-        self.product(gemm, out, DType::I8, Some(scales))
     }
 }
 
@@ -256,7 +247,7 @@ fn upload_slice(stream: &Arc<CudaStream>, slice: FloatSlice<'_>) -> Result<Float
 /// One scale a row or column.
 fn upload_scales(
     stream: &Arc<CudaStream>,
-    scales: Scales<'_>,
+    scales: Scales<&[f32]>,
     n: usize,
 ) -> Result<Option<CudaSlice<f32>>> {
     match scales {

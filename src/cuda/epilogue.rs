@@ -7,7 +7,7 @@ use super::module::Device;
 use super::params::{self, EpilogueParams, FinishParams};
 use crate::activation::Activation;
 use crate::element::DType;
-use crate::epilogue::output_columns;
+use crate::epilogue::check::output_columns;
 use crate::error::{Error, Result};
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, SyncOnDrop};
 use half::{bf16, f16};

@@ -6,7 +6,7 @@ use super::launch::narrow;
 use super::weights::PAD;
 use crate::activation::Activation;
 use crate::element::DType;
-use crate::epilogue::Epilogue;
+use crate::epilogue::{Epilogue, Output, Planned};
 use crate::error::{Error, Result};
 use crate::gemm::{check_k, ActivationQuant};
 use std::fmt;
@@ -166,10 +166,7 @@ impl Spec {
 
     pub(super) fn zero_points(&self) -> bool {
         match self.input {
-            Input::Float(_, quant) => matches!(
-                quant,
-                ActivationQuant::PerTokenAsymmetric | ActivationQuant::StaticAsymmetric { .. }
-            ),
+            Input::Float(_, quant) => quant.has_zero_points(),
             Input::Int8 { zero_points, .. } => zero_points,
         }
     }
@@ -240,33 +237,31 @@ impl Spec {
                 expected,
             })
         };
-        // What is quantised row by row is finished in f32.
-        let finished = match (self.per_token_output, self.output) {
-            (false, output) => output,
-            (true, DType::I8) if self.out_scale.is_none() => DType::F32,
-            (true, DType::I8) => return refuse("an out_scale", "none: each row gets its own"),
-            (true, _) => return refuse("a scale for each row", "an i8 output"),
+        let output = match (self.output, self.out_scale, self.per_token_output) {
+            (DType::I8, None, true) => Output::Int8PerRow,
+            (DType::I8, Some(_), true) => {
+                return refuse("an out_scale", "none: each row gets its own")
+            }
+            (_, _, true) => return refuse("a scale for each row", "an i8 output"),
+            (DType::I8, Some(scale), false) => Output::Int8 { scale },
+            (DType::I8, None, false) => return refuse("no out_scale", "an out_scale above zero"),
+            (_, Some(_), false) => {
+                return refuse("an out_scale", "an out_scale only with i8 output")
+            }
+            (DType::I32, ..) => Output::Raw,
+            (DType::F32, ..) => Output::F32,
+            (DType::F16, ..) => Output::F16,
+            (DType::BF16, ..) => Output::BF16,
         };
-        let epilogue = Epilogue {
+        let epilogue = Epilogue::<Planned> {
             activation: self.activation,
             gated: self.gated,
-            out_scale: self.out_scale,
-            ..Epilogue::default()
+            bias: self.bias,
+            residual: self.residual,
+            ..Epilogue::to(output)
         };
-        epilogue.check(self.m, self.n, finished)?;
+        epilogue.check(self.m, self.n)?;
         let raw = self.output == DType::I32;
-        if raw && (self.bias.is_some() || self.residual.is_some()) {
-            return refuse("a bias, activation or residual", "the raw sums only");
-        }
-        for (what, dtype) in [("the bias", self.bias), ("the residual", self.residual)] {
-            if let Some(dtype) = dtype.filter(|d| matches!(d, DType::I32 | DType::I8)) {
-                return Err(Error::Value {
-                    what,
-                    found: dtype.to_string(),
-                    expected: "f32, f16 or bf16".into(),
-                });
-            }
-        }
         match self.input {
             Input::Float(DType::I32 | DType::I8, _) => Err(Error::Value {
                 what: "the input's type",
@@ -277,26 +272,7 @@ impl Spec {
                 "a float left operand",
                 "an int8 left operand: raw sums would lose its scales",
             ),
-            Input::Float(_, ActivationQuant::StaticAsymmetric { zero_point, .. })
-                if !(-128..=127).contains(&zero_point) =>
-            {
-                Err(Error::Value {
-                    what: "the static zero point",
-                    found: zero_point.to_string(),
-                    expected: "-128..=127".into(),
-                })
-            }
-            Input::Float(
-                _,
-                ActivationQuant::Static { scale } | ActivationQuant::StaticAsymmetric { scale, .. },
-            ) if !(scale > 0.0 && scale.is_finite() && (1.0 / scale).is_finite()) => {
-                Err(Error::Value {
-                    what: "the static activation scale",
-                    found: scale.to_string(),
-                    expected: "a number above zero with a finite inverse".into(),
-                })
-            }
-            Input::Float(..) => Ok(()),
+            Input::Float(_, quant) => quant.check(),
             Input::Int8 { scales: true, .. } if raw => {
                 refuse("scales", "the raw sums carry no scales")
             }

@@ -4,7 +4,6 @@ mod backend;
 mod packed;
 mod pairs;
 mod problem;
-pub(crate) mod quantized;
 
 pub use backend::{Backend, Weights};
 pub use packed::PackedWeights;

@@ -66,7 +66,7 @@ impl PackedWeights {
         Ok(self)
     }
 
-    pub(crate) fn epilogue_scales(&self) -> Scales<'_> {
+    pub(crate) fn epilogue_scales(&self) -> Scales<&[f32]> {
         match self.scales.as_deref() {
             None => Scales::None,
             Some([one]) if self.n != 1 => Scales::PerTensor(*one),

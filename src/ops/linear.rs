@@ -2,7 +2,7 @@
 
 use crate::activation::Activation;
 use crate::element::{Element, FloatSlice};
-use crate::epilogue::Epilogue;
+use crate::epilogue::{Epilogue, Output};
 use crate::error::{Error, Result};
 use crate::gemm::{ActivationQuant, Backend, Gemm, Lhs, PackedWeights, Weights};
 use crate::ops::default_backend;
@@ -299,7 +299,7 @@ impl Int8Linear {
         let epilogue = Epilogue {
             bias: self.bias.as_deref().map(FloatSlice::F32),
             activation: self.activation,
-            ..Epilogue::default()
+            ..Epilogue::to(Output::of::<T>())
         };
         let gemm = Gemm::new(lhs, &self.weights, epilogue)?;
         self.backend.gemm(&gemm, T::tag_mut(out))

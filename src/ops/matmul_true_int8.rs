@@ -1,7 +1,7 @@
 //! The exact product of int8 arrays.
 
 use crate::element::OutputMut;
-use crate::epilogue::Epilogue;
+use crate::epilogue::{Epilogue, Output};
 use crate::error::Result;
 use crate::gemm::{check_k, Backend, Gemm, Lhs, Weights};
 use crate::ops::broadcast::MatmulShape;
@@ -169,7 +169,7 @@ fn shared_right(
     }
     let packed = backend.pack(Weights::Int8(rhs))?;
     each_left(lhs, out, &mut |lhs, out| {
-        let gemm = Gemm::new(Lhs::Int8(lhs), &packed, Epilogue::default())?;
+        let gemm = Gemm::new(Lhs::Int8(lhs), &packed, Epilogue::to(Output::Raw))?;
         backend.gemm(&gemm, OutputMut::I32(out))
     })
 }

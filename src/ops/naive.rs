@@ -72,7 +72,7 @@ impl Backend for Naive {
 
     fn gemm(&self, gemm: &Gemm<'_>, out: OutputMut<'_>) -> Result<()> {
         self.gemms.fetch_add(1, Relaxed);
-        gemm.check_output(out.dim(), out.strides(), out.dtype())?;
+        gemm.check_output(&out)?;
         let storage = &gemm.weights.storage;
         let w = storage
             .downcast_ref::<Array2<i8>>()

@@ -2,7 +2,7 @@
 
 use super::quantized::Quantized;
 use crate::element::Element;
-use crate::epilogue::{Epilogue, Scales};
+use crate::epilogue::{Epilogue, Output, Scales};
 use crate::error::{Error, Result};
 use crate::gemm::{check_k, Backend, Gemm, Lhs, PackedWeights, Weights};
 use crate::ops::default_backend;
@@ -180,10 +180,8 @@ fn integer_product<T: Element>(
     };
     let one = |i: usize, mut out: ArrayViewMut2<'_, T>| -> Result<()> {
         let mut run = |weights: &PackedWeights| {
-            let epilogue = Epilogue {
-                row_scales: rows.of(i).scales(),
-                ..Epilogue::default()
-            };
+            let output = Output::of::<T>();
+            let epilogue = Epilogue::to(output).with_row_scales(rows.of(i).scales());
             let gemm = Gemm::new(Lhs::Int8(left[i]), weights, epilogue)?;
             backend.gemm(&gemm, T::tag_mut(out.view_mut()))
         };
@@ -256,7 +254,7 @@ impl<'a> MatrixSteps<'a> {
         self.0
     }
 
-    fn scales(&self) -> Scales<'a> {
+    fn scales(&self) -> Scales<&'a [f32]> {
         match self.1 {
             true => Scales::PerTensor(self.0[0]),
             false => Scales::PerVector(self.0),

@@ -1,8 +1,9 @@
-//! Products as int8 with one scale a row.
+//! Products as int8 with one scale a row: a few rows at a time in f32, quantised while they are in the cache.
 
-use super::Gemm;
-use crate::element::{DType, OutputMut};
-use crate::error::{Error, Result};
+use crate::element::OutputMut;
+use crate::epilogue::Output;
+use crate::error::Result;
+use crate::gemm::Gemm;
 use crate::numerics;
 use ndarray::{s, Array2, ArrayViewMut1, ArrayViewMut2, Axis};
 
@@ -39,28 +40,7 @@ impl Row<'_> {
     }
 }
 
-/// Whether such an output fits the product.
-pub(crate) fn check(gemm: &Gemm<'_>, out: (usize, usize), scales: &[f32]) -> Result<()> {
-    if gemm.epilogue.out_scale.is_some() {
-        return Err(Error::Epilogue {
-            what: "an out_scale",
-            output: DType::I8,
-            expected: "none: each row gets its own",
-        });
-    }
-    // Rows in f32 are contiguous; the integers go anywhere.
-    gemm.check_output(out, (0, 1), DType::F32)?;
-    if scales.len() != out.0 {
-        return Err(Error::Length {
-            what: "row scales of the output",
-            found: scales.len(),
-            expected: out.0,
-        });
-    }
-    Ok(())
-}
-
-/// Computes a few rows in f32 with `product` and hands them to `each`, until all are done.
+/// Computes a few rows in f32 with `product` and hands them to `each`, until all are done. The output was checked.
 pub(crate) fn gemm(
     gemm: &Gemm<'_>,
     mut out: ArrayViewMut2<'_, i8>,
@@ -68,7 +48,6 @@ pub(crate) fn gemm(
     product: impl Fn(&Gemm<'_>, OutputMut<'_>) -> Result<()>,
     each: impl Fn(Vec<Row<'_>>),
 ) -> Result<()> {
-    check(gemm, out.dim(), scales)?;
     let (m, n) = out.dim();
     let strip = (STRIP_BYTES / 4 / n.max(1))
         .min(STRIP_ROWS)
@@ -78,7 +57,9 @@ pub(crate) fn gemm(
     for first in (0..m.max(1)).step_by(strip) {
         let rows = strip.min(m - first);
         let mut floats = floats.slice_mut(s![..rows, ..]);
-        product(&gemm.rows(first, rows), OutputMut::F32(floats.view_mut()))?;
+        let mut part = gemm.rows(first, rows);
+        part.epilogue.output = Output::F32;
+        product(&part, OutputMut::F32(floats.view_mut()))?;
         let mut out = out.slice_mut(s![first..first + rows, ..]);
         let rows = out
             .axis_iter_mut(Axis(0))
