@@ -14,7 +14,7 @@ use imma::cuda::{
 use imma::{
     matmul_true_int8, matmul_true_int8_on, q_matmul_int8_as, q_matmul_int8_as_on, quant_int8,
     Activation, ActivationQuant, Backend, Cpu, DType, Epilogue, Error, FloatSlice, FloatView, Gemm,
-    Int8Linear, Lhs, OutputMut, Scales, Weights,
+    Int8Linear, Lhs, Output, OutputMut, Scales, Weights, ZeroPoints,
 };
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 use std::sync::Arc;
@@ -377,17 +377,24 @@ fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
         let packed = cpu.pack(Weights::Int8(w.t())).unwrap();
         let epilogue = Epilogue {
             row_scales: if given {
-                Scales::PerVector(&row_scales)
+                Scales::PerVector(&row_scales[..])
             } else {
                 Scales::None
             },
-            col_scales: Scales::PerVector(&w_scales),
-            row_zero_points: (given && has_zeros).then_some(&zeros[..]),
+            col_scales: Scales::PerVector(&w_scales[..]),
+            row_zero_points: match given && has_zeros {
+                true => ZeroPoints::PerVector(&zeros[..]),
+                false => ZeroPoints::None,
+            },
             bias: has_bias.then(|| FloatSlice::BF16(bias.as_slice().unwrap())),
             activation,
             gated,
             residual: has_residual.then(|| FloatView::F16(residual.view())),
-            out_scale,
+            output: match out_scale {
+                Some(scale) => Output::Int8 { scale },
+                None if per_token_output => Output::Int8PerRow,
+                None => Output::of::<O>(),
+            },
         };
         let lhs = if given {
             Lhs::Int8(q.view())
@@ -401,17 +408,17 @@ fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
         let shape = (m, columns);
         let (mut want, mut want8) = (Array2::<O>::default(shape), Array2::<i8>::zeros(shape));
         let mut want_scales = vec![0f32; m];
-        if per_token_output {
-            cpu.gemm_quantized(&gemm, want8.view_mut(), &mut want_scales)
-                .unwrap();
+        let out = if per_token_output {
+            OutputMut::I8PerRow {
+                data: want8.view_mut(),
+                scales: &mut want_scales,
+            }
+        } else if to_int8 {
+            OutputMut::I8(want8.view_mut())
         } else {
-            let out = if to_int8 {
-                OutputMut::I8(want8.view_mut())
-            } else {
-                O::tag_mut(want.view_mut())
-            };
-            cpu.gemm(&gemm, out).unwrap();
-        }
+            O::tag_mut(want.view_mut())
+        };
+        cpu.gemm(&gemm, out).unwrap();
 
         // The device's.
         let mut host = vec![99i8; offset + m * stride + 1];
@@ -512,16 +519,24 @@ fn rows_quantised_anew_through_the_backend() {
                 row_scales: Scales::PerTensor(0.25),
                 activation: Activation::Silu,
                 gated,
-                ..Epilogue::default()
+                ..Epilogue::to(Output::Int8PerRow)
             };
             let gemm = Gemm::new(Lhs::Int8(a.view()), &weights, epilogue).unwrap();
             // By columns, too.
             let mut q = Array2::from_elem((if gated { n / 2 } else { n }, m), 9i8).reversed_axes();
             let mut scales = vec![9f32; m];
-            backend
-                .gemm_quantized(&gemm, q.view_mut(), &mut scales)
-                .unwrap();
-            let error = backend.gemm_quantized(&gemm, q.view_mut(), &mut vec![0.0; m + 1]);
+            let place = OutputMut::I8PerRow {
+                data: q.view_mut(),
+                scales: &mut scales,
+            };
+            backend.gemm(&gemm, place).unwrap();
+            let error = backend.gemm(
+                &gemm,
+                OutputMut::I8PerRow {
+                    data: q.view_mut(),
+                    scales: &mut vec![0.0; m + 1],
+                },
+            );
             assert!(matches!(error, Err(Error::Length { .. })), "{error:?}");
             (q, bits(&scales))
         };
@@ -744,7 +759,7 @@ fn plans_that_make_no_sense_are_refused() {
                 ),
                 ..floats(4, 4, 4)
             },
-            "the static zero point is 128",
+            "the static activation zero point is 128",
         ),
         (
             floats(4, 4, 4).with_algorithm(Algorithm::CublasLtCandidate(99)),

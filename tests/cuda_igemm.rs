@@ -12,7 +12,10 @@ use imma::cuda::{
     TILES,
 };
 use imma::reference::{self, Product};
-use imma::{Activation, DType, Epilogue, Error, FloatSlice, FloatView, Lhs, Scales, Weights};
+use imma::{
+    Activation, DType, Epilogue, Error, FloatSlice, FloatView, Lhs, Output, Scales, Weights,
+    ZeroPoints,
+};
 use ndarray::{Array2, ArrayView2};
 use std::sync::Arc;
 
@@ -219,7 +222,7 @@ fn check_product<O: Out>(
     };
     let out_scale = (O::DTYPE == DType::I8).then_some(0.037f32);
 
-    fn host(scales: &Option<Vec<f32>>) -> Scales<'_> {
+    fn host(scales: &Option<Vec<f32>>) -> Scales<&[f32]> {
         match scales.as_deref() {
             None => Scales::None,
             Some([one]) => Scales::PerTensor(*one),
@@ -229,22 +232,29 @@ fn check_product<O: Out>(
     let epilogue = Epilogue {
         row_scales: host(&row),
         col_scales: host(&col),
-        row_zero_points: zeros.as_deref(),
+        row_zero_points: match zeros.as_deref() {
+            None => ZeroPoints::None,
+            Some([one]) => ZeroPoints::PerTensor(*one),
+            Some(all) => ZeroPoints::PerVector(all),
+        },
         bias: bias.as_ref().map(Floats::slice),
         activation,
         gated,
         residual: residual.as_ref().map(|r| r.view(m, cols)),
-        out_scale,
+        output: match O::DTYPE {
+            DType::F32 => Output::F32,
+            DType::F16 => Output::F16,
+            DType::BF16 => Output::BF16,
+            DType::I32 => Output::Raw,
+            _ => Output::Int8 { scale: 0.037 },
+        },
     };
     let lhs = Lhs::Int8(operands.a.view());
     let weights = Weights::Int8(operands.w.t());
-    let want = O::of(reference::gemm(&lhs, &weights, &epilogue, O::DTYPE));
+    let want = O::of(reference::gemm(&lhs, &weights, &epilogue));
     let want_rows = (!raw).then(|| {
-        let epilogue = Epilogue {
-            out_scale: None,
-            ..epilogue.clone()
-        };
-        match reference::gemm(&lhs, &weights, &epilogue, DType::F32) {
+        let floats = epilogue.clone().with_output(Output::F32);
+        match reference::gemm(&lhs, &weights, &floats) {
             Product::F32(floats) => reference::quantize_rows(floats.view()),
             other => panic!("the oracle answered {other:?}"),
         }

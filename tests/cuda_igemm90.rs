@@ -13,7 +13,10 @@ use imma::cuda::{
     OutputElement, TensorMaps, Tile90, TILES90,
 };
 use imma::reference::{self, Product};
-use imma::{Activation, DType, Epilogue, Error, FloatSlice, FloatView, Lhs, Scales, Weights};
+use imma::{
+    Activation, DType, Epilogue, Error, FloatSlice, FloatView, Lhs, Output, Scales, Weights,
+    ZeroPoints,
+};
 use ndarray::{Array2, ArrayView2};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -182,7 +185,7 @@ fn check_way<O: Out>(
     };
     let out_scale = (O::DTYPE == DType::I8).then_some(0.037f32);
 
-    fn host(scales: &Option<Vec<f32>>) -> Scales<'_> {
+    fn host(scales: &Option<Vec<f32>>) -> Scales<&[f32]> {
         match scales.as_deref() {
             None => Scales::None,
             Some([one]) => Scales::PerTensor(*one),
@@ -192,18 +195,28 @@ fn check_way<O: Out>(
     let epilogue = Epilogue {
         row_scales: host(&row),
         col_scales: host(&col),
-        row_zero_points: zeros.as_deref(),
+        row_zero_points: match zeros.as_deref() {
+            None => ZeroPoints::None,
+            Some([one]) => ZeroPoints::PerTensor(*one),
+            Some(all) => ZeroPoints::PerVector(all),
+        },
         bias: bias.as_deref().map(FloatSlice::F32),
         activation,
         gated,
         residual: residual
             .as_deref()
             .map(|v| FloatView::BF16(ArrayView2::from_shape((m, cols), v).unwrap())),
-        out_scale,
+        output: match O::DTYPE {
+            DType::F32 => Output::F32,
+            DType::F16 => Output::F16,
+            DType::BF16 => Output::BF16,
+            DType::I32 => Output::Raw,
+            _ => Output::Int8 { scale: 0.037 },
+        },
     };
     let lhs = Lhs::Int8(operands.a.view());
     let weights = Weights::Int8(operands.w.t());
-    let want = O::of(reference::gemm(&lhs, &weights, &epilogue, O::DTYPE));
+    let want = O::of(reference::gemm(&lhs, &weights, &epilogue));
 
     let col_sums: Option<Vec<i32>> = zeros.is_some().then(|| {
         let rows = operands.w.rows().into_iter();

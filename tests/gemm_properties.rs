@@ -2,11 +2,12 @@
 //! CPU leaf by name, one to three threads, packed and unpacked weights.
 
 use half::{bf16, f16};
+use imma::epilogue::Host;
 use imma::numerics::{MAX_K, MAX_K_ZERO_POINT};
 use imma::reference::{self, Product};
 use imma::{
     interleave_gate_up, Activation, ActivationQuant, Backend, Cpu, DType, Element, Epilogue, Error,
-    FloatSlice, FloatView, Gemm, Lhs, OutputMut, Scales, Weights,
+    FloatSlice, FloatView, Gemm, Lhs, Output, OutputMut, Scales, Weights, ZeroPoints,
 };
 use ndarray::{s, Array1, Array2, ArrayView2, ArrayViewMut2, Axis};
 use proptest::prelude::*;
@@ -176,7 +177,7 @@ enum ScaleKind {
 }
 
 impl ScaleKind {
-    fn of(self, all: &[f32]) -> Scales<'_> {
+    fn of(self, all: &[f32]) -> Scales<&[f32]> {
         match self {
             ScaleKind::None => Scales::None,
             ScaleKind::PerTensor => Scales::PerTensor(all.first().copied().unwrap_or(0.5)),
@@ -393,17 +394,32 @@ impl Operands {
         }
     }
 
-    fn epilogue(&self, case: &Case) -> Epilogue<'_> {
+    fn epilogue(&self, case: &Case) -> Epilogue<Host<'_>> {
         Epilogue {
             row_scales: case.row_scales.of(&self.row_scales),
             col_scales: case.col_scales.of(&self.col_scales),
-            row_zero_points: (case.zero_points > 0).then_some(&self.zero_points[..]),
+            row_zero_points: match case.zero_points {
+                0 => ZeroPoints::None,
+                1 => ZeroPoints::PerTensor(self.zero_points[0]),
+                _ => ZeroPoints::PerVector(&self.zero_points),
+            },
             bias: case.bias.map(|_| self.bias.slice()),
             activation: case.activation,
             gated: case.gated,
             residual: case.residual.map(|_| self.residual.view()),
-            out_scale: (case.output == DType::I8).then_some(0.037),
+            output: written_as(case.output),
         }
+    }
+}
+
+/// What makes elements of that type; int8 with a scale that is given.
+fn written_as(dtype: DType) -> Output {
+    match dtype {
+        DType::F32 => Output::F32,
+        DType::F16 => Output::F16,
+        DType::BF16 => Output::BF16,
+        DType::I32 => Output::Raw,
+        _ => Output::Int8 { scale: 0.037 },
     }
 }
 
@@ -544,7 +560,6 @@ fn check_everywhere(case: &Case) -> Result<(), String> {
         &operands.lhs(case),
         &operands.weights(case),
         &operands.epilogue(case),
-        case.output,
     );
     let mut failures = Vec::new();
     for (name, cpu) in backends() {
@@ -740,19 +755,16 @@ proptest! {
 
 /// Products as int8 with a scale a row against the oracle's floats and their quantisation.
 fn check_quantized(backend: &dyn Backend, case: &Case, o: &Operands) -> Result<(), String> {
-    let floats = match reference::gemm(
-        &o.lhs(case),
-        &o.weights(case),
-        &o.epilogue(case),
-        DType::F32,
-    ) {
+    let floats = o.epilogue(case).with_output(Output::F32);
+    let floats = match reference::gemm(&o.lhs(case), &o.weights(case), &floats) {
         Product::F32(floats) => floats,
         other => return Err(format!("the oracle answered {other:?}")),
     };
     let want = reference::quantize_rows(floats.view());
     let fail = |e: Error| format!("refused: {e}");
     let weights = backend.pack(o.weights(case)).map_err(fail)?;
-    let gemm = Gemm::new(o.lhs(case), &weights, o.epilogue(case)).map_err(fail)?;
+    let epilogue = o.epilogue(case).with_output(Output::Int8PerRow);
+    let gemm = Gemm::new(o.lhs(case), &weights, epilogue).map_err(fail)?;
     let mut out = Written::new((case.m, case.output_columns()), 99i8);
     // Rows from the last up; for some cases columns too.
     let mut view = out.view();
@@ -761,9 +773,11 @@ fn check_quantized(backend: &dyn Backend, case: &Case, o: &Operands) -> Result<(
         view.invert_axis(Axis(1));
     }
     let mut scales = vec![-1f32; case.m];
-    backend
-        .gemm_quantized(&gemm, view, &mut scales)
-        .map_err(fail)?;
+    let place = OutputMut::I8PerRow {
+        data: view,
+        scales: &mut scales,
+    };
+    backend.gemm(&gemm, place).map_err(fail)?;
     let mut found = out.take();
     if turned {
         found.invert_axis(Axis(1));
@@ -792,18 +806,26 @@ fn quantised_products_of_several_strips() {
     }
 }
 
+fn per_row<'a>(data: &'a mut Array2<i8>, scales: &'a mut [f32]) -> OutputMut<'a> {
+    OutputMut::I8PerRow {
+        data: data.view_mut(),
+        scales,
+    }
+}
+
 /// Why the CPU refuses the product of `lhs` and `n` columns.
 fn refusal<'a>(
     lhs: &'a Array2<i8>,
     [n, cols]: [usize; 2],
-    epilogue: Epilogue<'a>,
-    output: DType,
+    epilogue: Epilogue<Host<'a>>,
+    dtype: DType,
 ) -> String {
     let cpu = Cpu::new();
     let weights = Array2::ones((lhs.ncols(), n));
     let weights = cpu.pack(Weights::Int8(weights.view())).unwrap();
-    let gemm = Gemm::new(Lhs::Int8(lhs.view()), &weights, epilogue).unwrap();
-    let result = product!((lhs.nrows(), cols), output, |out| cpu.gemm(&gemm, out));
+    let epilogue = epilogue.with_output(written_as(dtype));
+    let result = Gemm::new(Lhs::Int8(lhs.view()), &weights, epilogue)
+        .and_then(|gemm| product!((lhs.nrows(), cols), dtype, |out| cpu.gemm(&gemm, out)));
     result.unwrap_err().to_string()
 }
 
@@ -839,24 +861,28 @@ fn pairs_and_fresh_scales_that_do_not_fit_are_refused() {
     ] {
         assert!(error.contains(expected), "{error}; expected {expected}");
     }
-    let quantized = |cols: usize, rows: usize, out_scale: Option<f32>| {
+    let quantized = |cols: usize, rows: usize, output: Output| {
         let weights = cpu
             .pack(Weights::Int8(Array2::ones((3, 4)).view()))
             .unwrap();
-        let epilogue = Epilogue {
-            out_scale,
-            ..Epilogue::default()
-        };
+        let epilogue = Epilogue::to(output);
         let gemm = Gemm::new(Lhs::Int8(lhs.view()), &weights, epilogue).unwrap();
         let (mut q, mut scales) = (Array2::from_elem((2, cols), 9i8), vec![9f32; rows]);
-        let error = cpu.gemm_quantized(&gemm, q.view_mut(), &mut scales);
+        let error = cpu.gemm(&gemm, per_row(&mut q, &mut scales));
         assert!(q.iter().all(|x| *x == 9) && scales.iter().all(|x| *x == 9.0));
         error.unwrap_err().to_string()
     };
     for (error, expected) in [
-        (quantized(4, 2, Some(0.5)), "its own"),
-        (quantized(4, 3, None), "row scales"),
-        (quantized(3, 2, None), "[2, 4]"),
+        (
+            quantized(4, 2, Output::Int8 { scale: 0.5 }),
+            "Output::Int8 with i8 output: a place OutputMut::I8",
+        ),
+        (
+            quantized(4, 2, Output::F32),
+            "Output::F32 with i8 output: a place OutputMut::F32",
+        ),
+        (quantized(4, 3, Output::Int8PerRow), "row scales"),
+        (quantized(3, 2, Output::Int8PerRow), "[2, 4]"),
     ] {
         assert!(error.contains(expected), "{error}; expected {expected}");
     }
@@ -867,8 +893,9 @@ fn pairs_and_fresh_scales_that_do_not_fit_are_refused() {
             .pack(Weights::Int8(Array2::ones((3, 4)).view()))
             .unwrap();
         let none = Array2::<i8>::ones((0, 3));
-        let gemm = Gemm::new(Lhs::Int8(none.view()), &weights, Epilogue::default()).unwrap();
-        let error = cpu.gemm_quantized(&gemm, Array2::zeros((0, 4)).view_mut(), &mut []);
+        let epilogue = Epilogue::to(Output::Int8PerRow);
+        let gemm = Gemm::new(Lhs::Int8(none.view()), &weights, epilogue).unwrap();
+        let error = cpu.gemm(&gemm, per_row(&mut Array2::zeros((0, 4)), &mut []));
         assert!(
             matches!(error, Err(Error::PackedElsewhere { .. })),
             "{error:?}"
@@ -935,17 +962,13 @@ proptest! {
             let one = Case { m: 1, ..case.clone() };
             let weights = cpu.pack(o.weights(&case)).unwrap();
             let all_epilogue = o.epilogue(&case);
-            let zero_point;
             let epilogue = Epilogue {
                 row_scales: match all_epilogue.row_scales {
                     Scales::PerVector(s) => Scales::PerVector(&s[i..=i]),
                     other => other,
                 },
                 row_zero_points: match all_epilogue.row_zero_points {
-                    Some(z) if z.len() > 1 => {
-                        zero_point = [z[i]];
-                        Some(&zero_point)
-                    }
+                    ZeroPoints::PerVector(z) => ZeroPoints::PerTensor(z[i]),
                     other => other,
                 },
                 residual: all_epilogue.residual.as_ref().map(|r| row_of(r, i)),
@@ -1036,10 +1059,7 @@ fn the_longest_contraction_with_zero_points_is_exact() {
     let w = Array2::from_elem((MAX_K_ZERO_POINT, 3), -128i8);
     for (name, cpu) in backends() {
         let weights = cpu.pack(Weights::Int8(w.view())).unwrap();
-        let epilogue = Epilogue {
-            row_zero_points: Some(&[127]),
-            ..Epilogue::default()
-        };
+        let epilogue = Epilogue::to(Output::Raw).with_row_zero_points(ZeroPoints::PerTensor(127));
         let gemm = Gemm::new(Lhs::Int8(a.view()), &weights, epilogue).unwrap();
         let mut out = Array2::<i32>::zeros((2, 3));
         cpu.gemm(&gemm, OutputMut::I32(out.view_mut())).unwrap();
@@ -1077,10 +1097,7 @@ fn longer_contractions_are_refused_by_name() {
     let w = Array2::<i8>::zeros((MAX_K_ZERO_POINT + 1, 1));
     let a = Array2::<i8>::zeros((1, MAX_K_ZERO_POINT + 1));
     let weights = Cpu::new().pack(Weights::Int8(w.view())).unwrap();
-    let epilogue = Epilogue {
-        row_zero_points: Some(&[0]),
-        ..Epilogue::default()
-    };
+    let epilogue = Epilogue::default().with_row_zero_points(ZeroPoints::PerVector(&[0][..]));
     let refused = Gemm::new(Lhs::Int8(a.view()), &weights, epilogue).unwrap_err();
     assert!(
         matches!(
@@ -1141,7 +1158,8 @@ fn what_does_not_fit_is_refused_and_nothing_is_written() {
     let w = Array2::from_elem((4, 3), 1i8);
     for (name, cpu) in backends() {
         let weights = cpu.pack(Weights::Int8(w.view())).unwrap();
-        let gemm = Gemm::new(Lhs::Int8(a.view()), &weights, Epilogue::default()).unwrap();
+        let raw = || Epilogue::to(Output::Raw);
+        let gemm = Gemm::new(Lhs::Int8(a.view()), &weights, raw()).unwrap();
         for shape in [(3, 2), (2, 4), (1, 3), (0, 0)] {
             let mut out = Array2::from_elem(shape, 42i32);
             assert!(
@@ -1168,7 +1186,7 @@ fn what_does_not_fit_is_refused_and_nothing_is_written() {
             if foreign.layout() == weights.layout() {
                 continue;
             }
-            let gemm = Gemm::new(Lhs::Int8(a.view()), &foreign, Epilogue::default()).unwrap();
+            let gemm = Gemm::new(Lhs::Int8(a.view()), &foreign, raw()).unwrap();
             let mut out = Array2::from_elem((2, 3), 42i32);
             let refused = cpu.gemm(&gemm, OutputMut::I32(out.view_mut())).unwrap_err();
             assert!(
@@ -1193,14 +1211,14 @@ fn packed_weights_carry_sums_and_scales() {
     };
     let want = |scales| {
         let (lhs, weights) = (Lhs::Int8(a.view()), Weights::Int8(w.view()));
-        reference::gemm(&lhs, &weights, &epilogue(scales), DType::F32)
+        reference::gemm(&lhs, &weights, &epilogue(scales))
     };
     for (name, cpu) in backends() {
         let packed = cpu.pack(Weights::Int8(w.view())).unwrap();
         assert_eq!((packed.k(), packed.n(), packed.scales()), (70, 37, None));
         assert_eq!(packed.col_sums(), sums.as_slice().unwrap(), "{name}");
         for (given, as_epilogue) in [
-            (&scales[..], Scales::PerVector(&scales)),
+            (&scales[..], Scales::PerVector(&scales[..])),
             (&[0.25][..], Scales::PerTensor(0.25)),
         ] {
             let weights = packed.clone().with_scales(given).unwrap();

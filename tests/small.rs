@@ -3,7 +3,8 @@
 //! `IMMA_TEST_LEAF` chooses another leaf.
 
 use imma::{
-    Activation, Backend, Cpu, Epilogue, FloatSlice, FloatView, Gemm, Lhs, OutputMut, Weights,
+    Activation, Backend, Cpu, Epilogue, FloatSlice, FloatView, Gemm, Lhs, Output, OutputMut,
+    Weights,
 };
 use ndarray::{s, Array2};
 
@@ -56,7 +57,7 @@ fn ragged_products_are_exact_and_stay_in_bounds() {
         let (wide, transposed) = (matrix(m, 2 * k, 1), b.t().as_standard_layout().into_owned());
         let left = wide.slice(s![.., ..k]);
         let packed = cpu.pack(Weights::Int8(transposed.t())).unwrap();
-        let gemm = Gemm::new(Lhs::Int8(left), &packed, Epilogue::default()).unwrap();
+        let gemm = Gemm::new(Lhs::Int8(left), &packed, Epilogue::to(Output::Raw)).unwrap();
         cpu.gemm(&gemm, OutputMut::I32(out.view_mut())).unwrap();
         assert_eq!(out, naive(&left.to_owned(), &b), "packed {m}x{k}x{n}");
     }
