@@ -20,7 +20,7 @@ use crate::element::{FloatSlice, FloatView};
 use crate::epilogue::{Epilogue, Host, Output, Scales, ZeroPoints};
 use crate::gemm::{ActivationQuant, Lhs, Weights};
 use half::{bf16, f16};
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
 
 /// One side of a product as integers, with a scale and a zero point for each of its rows or columns.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,6 +122,22 @@ pub fn quantize_cols(x: ArrayView2<'_, f32>) -> Quantized {
         q: rows.q.t().as_standard_layout().into_owned(),
         ..rows
     }
+}
+
+/// One symmetric scale for each group of `size` rows and each column; the scales are `[K / size rounded up, N]`.
+pub fn quantize_groups(x: ArrayView2<'_, f32>, size: usize) -> (Array2<i8>, Array2<f32>) {
+    let mut q = Array2::zeros(x.dim());
+    let mut scales = Array2::zeros((x.nrows().div_ceil(size), x.ncols()));
+    for (g, group) in x.axis_chunks_iter(Axis(0), size).enumerate() {
+        let group = quantize_cols(group);
+        for ((l, j), v) in group.q.indexed_iter() {
+            q[[g * size + l, j]] = *v;
+        }
+        for (j, scale) in group.scales.iter().enumerate() {
+            scales[[g, j]] = *scale;
+        }
+    }
+    (q, scales)
 }
 
 /// One asymmetric scale and zero point a row, from its own minimum and maximum.
@@ -243,11 +259,19 @@ pub fn gemm(lhs: &Lhs<'_>, weights: &Weights<'_>, epilogue: &Epilogue<Host<'_>>)
         }
     };
     let n = weights.dim().1;
-    let (w, own) = match weights {
-        Weights::Int8(q) => (q.to_owned(), vec![1.0; n]),
+    let ones = vec![1.0; n];
+    let (w, own, groups) = match weights {
+        Weights::Int8(q) => (q.to_owned(), ones, None),
         Weights::Float(data) => {
             let w = quantize_cols(widened(data).view());
-            (w.q, w.scales)
+            (w.q, w.scales, None)
+        }
+        Weights::Int8Groupwise { data, scales, size } => {
+            (data.to_owned(), ones, Some((scales.to_owned(), *size)))
+        }
+        Weights::FloatGroupwise { data, size } => {
+            let (q, scales) = quantize_groups(widened(data).view(), *size);
+            (q, ones, Some((scales, *size)))
         }
     };
     let col_scales: Vec<f32> = match epilogue.col_scales {
@@ -255,8 +279,15 @@ pub fn gemm(lhs: &Lhs<'_>, weights: &Weights<'_>, epilogue: &Epilogue<Host<'_>>)
         given => (0..n).map(|j| scale_at(&given, j)).collect(),
     };
     let sums = corrected_sums(&a, w.view());
-    let scaled = |i: usize, j: usize| {
-        scaled_and_biased(sums[[i, j]], j, a.scales[i], col_scales[j], epilogue)
+    let scaled = |i: usize, j: usize| match &groups {
+        None => {
+            let v = sums[[i, j]] as f32 * a.scales[i];
+            biased(v, col_scales[j], j, epilogue)
+        }
+        Some((scales, size)) => {
+            let v = over_groups(a.q.row(i), w.column(j), scales.column(j), *size);
+            biased(v, a.scales[i], j, epilogue)
+        }
     };
     let value = |(i, j): (usize, usize)| {
         let v = if epilogue.gated {
@@ -307,21 +338,31 @@ fn corrected_sums(a: &Quantized, w: ArrayView2<'_, i8>) -> Array2<i32> {
     })
 }
 
-/// One element from its sum up to the activation; each line is one rounding.
-fn scaled_and_biased(
-    sum: i32,
-    j: usize,
-    row: f32,
-    column: f32,
-    epilogue: &Epilogue<Host<'_>>,
+/// One element of a product with group-wise weights before its row's scale; each turn is one rounding.
+fn over_groups(
+    a: ArrayView1<'_, i8>,
+    w: ArrayView1<'_, i8>,
+    scales: ArrayView1<'_, f32>,
+    size: usize,
 ) -> f32 {
-    let mut v = sum as f32;
-    v *= row;
+    let mut v = 0f32;
+    for (g, scale) in scales.iter().enumerate() {
+        let mut sum = 0i64;
+        for l in g * size..a.len().min((g + 1) * size) {
+            sum += i64::from(a[l]) * i64::from(w[l]);
+        }
+        v = (sum as i32 as f32).mul_add(*scale, v);
+    }
+    v
+}
+
+/// One element from its last factor up to the activation, in one rounding.
+fn biased(v: f32, factor: f32, j: usize, epilogue: &Epilogue<Host<'_>>) -> f32 {
     match epilogue.bias {
-        None => v * column,
-        Some(FloatSlice::F32(bias)) => v.mul_add(column, bias[j]),
-        Some(FloatSlice::F16(bias)) => v.mul_add(column, f16::to_f32(bias[j])),
-        Some(FloatSlice::BF16(bias)) => v.mul_add(column, bf16::to_f32(bias[j])),
+        None => v * factor,
+        Some(FloatSlice::F32(bias)) => v.mul_add(factor, bias[j]),
+        Some(FloatSlice::F16(bias)) => v.mul_add(factor, f16::to_f32(bias[j])),
+        Some(FloatSlice::BF16(bias)) => v.mul_add(factor, bf16::to_f32(bias[j])),
     }
 }
 

@@ -10,7 +10,7 @@ use imma::cuda::{
     self as gpu, choose_grouped, DeviceElement, DeviceEpilogue, DeviceFloats, Matrix,
     OutputElement, Tile, GROUPED_TILES,
 };
-use imma::{numerics, Activation, Cpu, DType, Element, GroupedLinear};
+use imma::{numerics, Activation, Cpu, DType, Element, Int8Linear};
 use ndarray::{Array2, ArrayView2};
 use std::sync::Arc;
 
@@ -327,8 +327,8 @@ fn layers_agree<T: DeviceElement + OutputElement + Out>(seed: u64) {
     ] {
         let (w, x) = (noise::<f32>(random, n, k), noise::<T>(random, m, k));
         let bias: Vec<T> = (0..n).map(|_| T::from_f32(random.unit())).collect();
-        let host = GroupedLinear::from_float_on(
-            Cpu::new(),
+        let host = Int8Linear::from_float_groupwise_on(
+            Arc::new(Cpu::new()),
             w.mapv(|w| T::from_f32(w)).view(),
             size,
             Some(ndarray::ArrayView1::from(&bias[..])),
@@ -385,7 +385,7 @@ fn a_layer_runs_in_a_workspace_of_the_callers() {
     let random = &mut Random(44);
     let (m, n, k, gap) = (9, 24, 80, 5);
     let (w, x) = (noise::<f32>(random, n, k), noise::<f32>(random, m, k));
-    let want = GroupedLinear::from_float(w.view(), 32, None).unwrap();
+    let want = Int8Linear::from_float_groupwise(w.view(), 32, None).unwrap();
     let want = want.forward(x.view()).unwrap();
     let layer = gpu::GroupedLinear::from_float::<_, f32>(device, &stream, w.view(), 32, None);
     let layer = layer.unwrap();

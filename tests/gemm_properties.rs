@@ -7,7 +7,7 @@ use imma::numerics::{MAX_K, MAX_K_ZERO_POINT};
 use imma::reference::{self, Product};
 use imma::{
     interleave_gate_up, Activation, ActivationQuant, Backend, Cpu, DType, Element, Epilogue, Error,
-    FloatSlice, FloatView, Gemm, Lhs, Output, OutputMut, Scales, Weights, ZeroPoints,
+    FloatSlice, FloatView, Gemm, Lhs, Output, OutputMut, Scales, WeightScales, Weights, ZeroPoints,
 };
 use ndarray::{s, Array1, Array2, ArrayView2, ArrayViewMut2, Axis};
 use proptest::prelude::*;
@@ -194,6 +194,8 @@ struct Case {
     lhs: LhsKind,
     /// `None`: int8 weights.
     weights: Option<DType>,
+    /// Inputs that share a scale of the weights; `None`: scales of columns.
+    groups: Option<usize>,
     data: Data,
     views: [View; 3],
     row_scales: ScaleKind,
@@ -217,6 +219,7 @@ impl Case {
             k,
             lhs: LhsKind::Int8,
             weights: None,
+            groups: None,
             data,
             views: [View::RowMajor; 3],
             row_scales: ScaleKind::None,
@@ -247,6 +250,23 @@ impl Case {
         }
         if self.gated {
             self.n -= self.n % 2;
+        }
+        self
+    }
+
+    /// The same with group-wise weights, less what does not go with them.
+    fn groupwise(mut self, size: usize) -> Self {
+        (self.groups, self.col_scales, self.zero_points) = (Some(size), ScaleKind::None, 0);
+        if let LhsKind::Float(
+            _,
+            quant
+            @ (ActivationQuant::PerTokenAsymmetric | ActivationQuant::StaticAsymmetric { .. }),
+        ) = &mut self.lhs
+        {
+            *quant = ActivationQuant::PerToken;
+        }
+        if self.output == DType::I32 {
+            self.output = DType::BF16;
         }
         self
     }
@@ -326,6 +346,8 @@ struct Operands {
     weights_float: Floats,
     row_scales: Vec<f32>,
     col_scales: Vec<f32>,
+    /// `[K / size rounded up, N]`.
+    group_scales: Array2<f32>,
     zero_points: Vec<i32>,
     bias: Bias,
     residual: Floats,
@@ -360,6 +382,8 @@ impl Operands {
             .collect();
         let bias: Vec<f32> = (0..n).map(|_| (random.unit() - 0.5) * 10.0).collect();
         let residual = random.floats(m, case.output_columns(), Data::Full);
+        let groups = case.groups.map_or(0, |size| k.div_ceil(size));
+        let group_scales = Array2::from_shape_simple_fn((groups, n), || scale(&mut random));
         Operands {
             lhs_int8: Stored::new(&random.int8(m, k, data), views[0], 77),
             lhs_float: Floats::new(&float_lhs, lhs_type, views[0]),
@@ -371,6 +395,7 @@ impl Operands {
             ),
             row_scales,
             col_scales,
+            group_scales,
             zero_points,
             bias: Bias::new(&bias, case.bias.unwrap_or(DType::F32)),
             residual: Floats::new(&residual, case.residual.unwrap_or(DType::F32), views[2]),
@@ -388,9 +413,18 @@ impl Operands {
     }
 
     fn weights(&self, case: &Case) -> Weights<'_> {
-        match case.weights {
-            None => Weights::Int8(self.weights_int8.view()),
-            Some(_) => Weights::Float(self.weights_float.view()),
+        match (case.weights, case.groups) {
+            (None, None) => Weights::Int8(self.weights_int8.view()),
+            (Some(_), None) => Weights::Float(self.weights_float.view()),
+            (None, Some(size)) => Weights::Int8Groupwise {
+                data: self.weights_int8.view(),
+                scales: self.group_scales.view(),
+                size,
+            },
+            (Some(_), Some(size)) => Weights::FloatGroupwise {
+                data: self.weights_float.view(),
+                size,
+            },
         }
     }
 
@@ -523,7 +557,8 @@ fn check(backend: &dyn Backend, case: &Case, o: &Operands, want: &Product) -> Re
     let dim = (case.m, case.n);
     let fail = |e: Error| format!("refused: {e}");
     same("packed", &run(backend, case, o).map_err(fail)?, want)?;
-    let plain = case.row_scales == ScaleKind::None
+    let plain = case.groups.is_none()
+        && case.row_scales == ScaleKind::None
         && case.col_scales == ScaleKind::None
         && case.zero_points == 0
         && case.bias.is_none()
@@ -682,6 +717,7 @@ fn case() -> impl Strategy<Value = Case> {
                 k,
                 lhs,
                 weights,
+                groups: None,
                 data,
                 views,
                 row_scales: rows,
@@ -750,6 +786,93 @@ proptest! {
     #[test]
     fn float_products_are_the_oracles(case in bare(true)) {
         check_everywhere(&case).map_err(TestCaseError::fail)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(config(128))]
+
+    #[test]
+    fn groupwise_products_are_the_oracles(
+        case in case(),
+        size in prop::sample::select(&[32usize, 64, 128][..]),
+    ) {
+        let case = case.groupwise(size);
+        check_everywhere(&case).map_err(TestCaseError::fail)?;
+        let o = Operands::new(&case);
+        for (name, cpu) in backends() {
+            check_quantized(cpu, &case, &o)
+                .map_err(|e| TestCaseError::fail(format!("{name}: {case:?}: {e}")))?;
+        }
+    }
+}
+
+/// Blocks of rows, and runs of columns for every worker.
+#[test]
+fn long_and_wide_groupwise_products() {
+    let mut failures = Vec::new();
+    for (m, n, k, size) in [
+        (1, 1030, 3001, 64),
+        (300, 70, 260, 32),
+        (67, 259, 1025, 128),
+    ] {
+        let case = Case {
+            bias: Some(DType::F16),
+            residual: Some(DType::F32),
+            row_scales: ScaleKind::PerVector,
+            ..Case::plain(m, n, k, Data::Full)
+        };
+        failures.extend(check_everywhere(&case.groupwise(size)).err());
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// What does not go with group-wise weights is refused by name.
+#[test]
+fn parts_that_do_not_go_with_groups_are_refused() {
+    let cpu = Cpu::new();
+    let (w, a) = (Array2::<i8>::ones((40, 3)), Array2::<i8>::ones((2, 40)));
+    let scales = Array2::<f32>::ones((2, 3));
+    let pack = |size, scales: ndarray::ArrayView2<'_, f32>| {
+        cpu.pack(Weights::Int8Groupwise {
+            data: w.view(),
+            scales: scales.view(),
+            size,
+        })
+    };
+    let weights = pack(32, scales.view()).unwrap();
+    assert_eq!(weights.group_size(), Some(32));
+    let refused = |epilogue| {
+        let gemm = Gemm::new(Lhs::Int8(a.view()), &weights, epilogue);
+        gemm.unwrap_err().to_string()
+    };
+    for (error, expected) in [
+        (
+            refused(Epilogue::to(Output::Raw)),
+            "group-wise weights with i32",
+        ),
+        (
+            refused(Epilogue::default().with_col_scales(Scales::PerTensor(1.0))),
+            "scales of columns with f32",
+        ),
+        (
+            refused(Epilogue::default().with_row_zero_points(ZeroPoints::PerTensor(3))),
+            "zero points with f32",
+        ),
+        (
+            pack(33, scales.view()).unwrap_err().to_string(),
+            "the group size is 33",
+        ),
+        (
+            pack(32, scales.t()).unwrap_err().to_string(),
+            "expected [2, 3]",
+        ),
+        (
+            weights.clone().with_scales(&[1.0]).unwrap_err().to_string(),
+            "one for every 32 inputs",
+        ),
+    ] {
+        assert!(error.contains(expected), "{error}; expected {expected}");
     }
 }
 
@@ -1215,7 +1338,8 @@ fn packed_weights_carry_sums_and_scales() {
     };
     for (name, cpu) in backends() {
         let packed = cpu.pack(Weights::Int8(w.view())).unwrap();
-        assert_eq!((packed.k(), packed.n(), packed.scales()), (70, 37, None));
+        let none = &WeightScales::None;
+        assert_eq!((packed.k(), packed.n(), packed.scales()), (70, 37, none));
         assert_eq!(packed.col_sums(), sums.as_slice().unwrap(), "{name}");
         for (given, as_epilogue) in [
             (&scales[..], Scales::PerVector(&scales[..])),

@@ -118,7 +118,7 @@ pub(super) fn from_checkpoint(
             scales,
             zero_points: None,
         } => (data, scales),
-        StoredWeight::Grouped { size, .. } => candle_core::bail!(
+        StoredWeight::Groupwise { size, .. } => candle_core::bail!(
             "{}: {prefix}.weight has a scale for every {size} inputs, expected one an output",
             checkpoint.path().display()
         ),

@@ -26,7 +26,7 @@ pub struct QuantizeOptions {
     pub exclude: Vec<NamePattern>,
     /// How the range of each output's weights is found.
     pub calibration: Calibration,
-    /// Inputs that share a scale: 32, 64 or 128, or all of an output's. [`GroupedLinear`](crate::GroupedLinear) reads groups.
+    /// Inputs that share a scale: 32, 64 or 128, or all of an output's.
     pub group_size: Option<usize>,
 }
 
@@ -120,7 +120,7 @@ pub fn quantize_model(
     };
     options.calibration.check(false).map_err(refuse_options)?;
     if let Some(size) = options.group_size {
-        crate::ops::grouped_linear::check_size(size).map_err(refuse_options)?;
+        crate::gemm::groupwise::check_size(size).map_err(refuse_options)?;
     }
     let checkpoint = Checkpoint::open(input)?;
     let config = config_of(input, &checkpoint)?;

@@ -226,7 +226,7 @@ pub(crate) fn pack<L: Leaf, T: Source>(
 }
 
 /// Deals runs of panels to workers: `f(first panel, columns)`.
-fn by_columns<L: Leaf>(
+pub(super) fn by_columns<L: Leaf>(
     threads: &Threads,
     workers: usize,
     n: usize,
@@ -296,7 +296,7 @@ unsafe fn tiles<L: Leaf, O: Output>(
     trailing.copy();
 }
 
-fn with_block<R>(f: impl FnOnce(&mut LhsBlock) -> R) -> R {
+pub(super) fn with_block<R>(f: impl FnOnce(&mut LhsBlock) -> R) -> R {
     // Taken out while in use: a task may run another one (rayon steals while it waits).
     let mut block = BLOCK.take();
     let result = f(&mut block);

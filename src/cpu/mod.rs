@@ -5,7 +5,7 @@
 //!   leaf      the dot-product trait; avx512_vnni, vnni256, avx2, neon, portable: its leaves
 //!   lhs, rhs  quantise and pack rows, columns        interleave  the byte order of both
 //!   driver    the loops and who runs them            threads     where threads come from
-//!   store     epilogue and output of a tile          grouped     weights with scales along K
+//!   store     epilogue and output of a tile          groupwise   weights with scales along K
 //!   per_row   int8 with a scale a row             peak        what a leaf reaches at most
 //! ```
 //!
@@ -17,7 +17,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
 mod driver;
-mod grouped;
+mod groupwise;
 mod interleave;
 mod leaf;
 mod lhs;
@@ -33,20 +33,22 @@ mod threads;
 #[cfg(target_arch = "x86_64")]
 mod vnni256;
 
-pub(crate) use grouped::{Finish, GroupedWeights};
 pub use select::LeafInfo;
 
 use crate::element::{DType, FloatView, OutputMut};
 use crate::epilogue::{self, Epilogue, Resolved, Scales};
 use crate::error::{Error, Result};
-use crate::gemm::{check_contraction, check_k, Backend, Gemm, Lhs, PackedWeights, Weights};
+use crate::gemm::groupwise::{check_scales, check_size, quantize_groups};
+use crate::gemm::{
+    check_contraction, check_k, Backend, Gemm, Lhs, PackedWeights, WeightScales, Weights,
+};
 use aligned::AlignedBytes;
 use leaf::Leaf;
 use ndarray::{ArrayView2, ArrayViewMut2};
 use select::{with_leaf, Kernel};
 use std::fmt;
 use std::sync::Arc;
-use store::{OutMatrix, Output};
+use store::{Finished, OutMatrix, Output};
 use threads::Threads;
 
 /// Finished elements below this many are quantised by the calling thread.
@@ -182,13 +184,23 @@ impl Cpu {
     fn pack_with(&self, weights: Weights<'_>, column_sums: bool) -> Result<PackedWeights> {
         let (k, n) = weights.dim();
         check_k(k, false)?;
-        let threads = &self.threads;
-        let (bytes, scales) = with_leaf!(self.kernel, leaf => match &weights {
-            Weights::Int8(w) => (driver::pack(leaf, threads, w, false).0, None),
-            Weights::Float(FloatView::F32(w)) => some(driver::pack(leaf, threads, w, true)),
-            Weights::Float(FloatView::F16(w)) => some(driver::pack(leaf, threads, w, true)),
-            Weights::Float(FloatView::BF16(w)) => some(driver::pack(leaf, threads, w, true)),
-        });
+        let (bytes, scales) = match &weights {
+            Weights::Int8(w) => (self.pack_int8(w), WeightScales::None),
+            Weights::Float(FloatView::F32(w)) => self.pack_floats(w),
+            Weights::Float(FloatView::F16(w)) => self.pack_floats(w),
+            Weights::Float(FloatView::BF16(w)) => self.pack_floats(w),
+            Weights::Int8Groupwise { data, scales, size } => {
+                check_size(*size)?;
+                check_scales("pack", scales, [k.div_ceil(*size), n])?;
+                let scales = WeightScales::per_group(*size, scales.view());
+                (self.pack_int8(data), scales)
+            }
+            Weights::FloatGroupwise { data, size } => match data {
+                FloatView::F32(w) => self.pack_groups(w, *size)?,
+                FloatView::F16(w) => self.pack_groups(w, *size)?,
+                FloatView::BF16(w) => self.pack_groups(w, *size)?,
+            },
+        };
         let mut col_sums = vec![0; if column_sums { n } else { 0 }];
         with_leaf!(self.kernel, leaf => rhs::column_sums(leaf, k, bytes.as_slice(), &mut col_sums));
         Ok(PackedWeights {
@@ -196,14 +208,54 @@ impl Cpu {
             n,
             layout: self.layout().name,
             bytes: bytes.as_slice().len(),
-            scales: scales.map(Into::into),
+            scales,
             col_sums: col_sums.into(),
             storage: Arc::new(bytes),
         })
     }
 
-    fn run<O: Output>(&self, gemm: &Gemm<'_>, out: ArrayViewMut2<'_, O>) -> Result<()> {
-        let weights = &gemm.weights;
+    fn pack_int8(&self, w: &ArrayView2<'_, i8>) -> AlignedBytes {
+        let threads = &self.threads;
+        with_leaf!(self.kernel, leaf => driver::pack(leaf, threads, w, false).0)
+    }
+
+    fn pack_floats<T: rhs::Source>(&self, w: &ArrayView2<'_, T>) -> (AlignedBytes, WeightScales) {
+        let threads = &self.threads;
+        let (bytes, scales) = with_leaf!(self.kernel, leaf => driver::pack(leaf, threads, w, true));
+        (bytes, WeightScales::PerColumn(scales.into()))
+    }
+
+    fn pack_groups<T: crate::Element>(
+        &self,
+        w: &ArrayView2<'_, T>,
+        size: usize,
+    ) -> Result<(AlignedBytes, WeightScales)> {
+        let (q, scales) = quantize_groups(w.t(), size)?;
+        let bytes = self.pack_int8(&q.t());
+        Ok((bytes, WeightScales::per_group(size, scales.t())))
+    }
+
+    /// A product that is finished in f32: weights with scales a column, or a scale group.
+    fn run_finished<O: Finished>(&self, gemm: &Gemm<'_>, out: ArrayViewMut2<'_, O>) -> Result<()> {
+        let WeightScales::PerGroup { size, scales } = &gemm.weights.scales else {
+            return self.run(gemm, out);
+        };
+        let groups = groupwise::Groups {
+            size: *size,
+            bytes: self.bytes(&gemm.weights)?,
+            scales: scales.view(),
+        };
+        let bias = gemm.epilogue.bias.map(|b| b.to_f32_vec());
+        let resolved = self.resolved(gemm, bias.as_deref());
+        let (threads, out) = (&self.threads, OutMatrix::new(out));
+        with_leaf!(self.kernel, leaf => {
+            groupwise::gemm(leaf, threads, gemm, &groups, &resolved, out)
+        });
+        Ok(())
+    }
+
+    /// The bytes of weights that were packed for this leaf's layout.
+    fn bytes<'w>(&self, weights: &'w PackedWeights) -> Result<&'w [u8]> {
         let storage = weights.storage.downcast_ref::<AlignedBytes>();
         let (Some(bytes), true) = (storage, weights.layout == self.layout().name) else {
             return Err(Error::PackedElsewhere {
@@ -211,17 +263,19 @@ impl Cpu {
                 expected: self.layout().name.into(),
             });
         };
-        let (m, n, k) = gemm.mnk();
-        let epilogue = &gemm.epilogue;
-        let bias = epilogue.bias.map(|b| b.to_f32_vec());
+        Ok(bytes.as_slice())
+    }
+
+    fn resolved<'g>(&self, gemm: &'g Gemm<'_>, bias: Option<&'g [f32]>) -> Resolved<'g> {
+        let (epilogue, weights) = (&gemm.epilogue, &gemm.weights);
         let zero_points = !epilogue.row_zero_points.is_none() || gemm.lhs.has_zero_points();
-        let resolved = Resolved {
+        Resolved {
             col_scales: match epilogue.col_scales {
                 Scales::None => weights.epilogue_scales(),
                 given => given,
             },
             col_sums: zero_points.then(|| weights.col_sums()),
-            bias: bias.as_deref(),
+            bias,
             activation: epilogue.activation,
             gated: epilogue.gated,
             residual: epilogue.residual.as_ref().map(FloatView::view),
@@ -229,15 +283,23 @@ impl Cpu {
                 epilogue::Output::Int8 { scale } => 1.0 / scale,
                 _ => 1.0,
             },
-        };
+        }
+    }
+
+    fn run<O: Output>(&self, gemm: &Gemm<'_>, out: ArrayViewMut2<'_, O>) -> Result<()> {
+        let bytes = self.bytes(&gemm.weights)?;
+        let (m, n, k) = gemm.mnk();
+        let epilogue = &gemm.epilogue;
+        let bias = epilogue.bias.map(|b| b.to_f32_vec());
+        let resolved = self.resolved(gemm, bias.as_deref());
         debug_assert_eq!(
-            bytes.as_slice().len(),
+            bytes.len(),
             self.layout().panels(n) * self.layout().panel_bytes(k)
         );
         let (threads, out) = (&self.threads, OutMatrix::new(out));
         debug_assert!(m == 0 || gemm.lhs.dim().0 == m);
         with_leaf!(self.kernel, leaf => {
-            driver::gemm(leaf, threads, &gemm.lhs, epilogue, &resolved, bytes.as_slice(), out, n)
+            driver::gemm(leaf, threads, &gemm.lhs, epilogue, &resolved, bytes, out, n)
         });
         Ok(())
     }
@@ -285,10 +347,6 @@ impl Cpu {
     }
 }
 
-fn some((bytes, scales): (AlignedBytes, Vec<f32>)) -> (AlignedBytes, Option<Vec<f32>>) {
-    (bytes, Some(scales))
-}
-
 impl Backend for Cpu {
     fn name(&self) -> String {
         "cpu".into()
@@ -305,13 +363,18 @@ impl Backend for Cpu {
     fn gemm(&self, gemm: &Gemm<'_>, out: OutputMut<'_>) -> Result<()> {
         gemm.check_output(&out)?;
         match out {
-            OutputMut::F32(out) => self.run(gemm, out),
-            OutputMut::F16(out) => self.run(gemm, out),
-            OutputMut::BF16(out) => self.run(gemm, out),
+            OutputMut::F32(out) => self.run_finished(gemm, out),
+            OutputMut::F16(out) => self.run_finished(gemm, out),
+            OutputMut::BF16(out) => self.run_finished(gemm, out),
+            // Raw sums: never of scale groups.
             OutputMut::I32(out) => self.run(gemm, out),
-            OutputMut::I8(out) => self.run(gemm, out),
+            OutputMut::I8(out) => self.run_finished(gemm, out),
             OutputMut::I8PerRow { data, scales } => self.run_per_row(gemm, data, scales),
         }
+    }
+
+    fn activate(&self, activation: crate::Activation, x: &mut [f32]) {
+        Cpu::activate(self, activation, x);
     }
 
     fn matmul_int8(

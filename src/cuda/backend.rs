@@ -10,7 +10,7 @@ use super::weights::{upload, DeviceWeights, WeightOrder};
 use crate::element::{DType, FloatSlice, FloatView, OutputMut};
 use crate::epilogue::{Output, Scales, ZeroPoints};
 use crate::error::{Error, Result};
-use crate::gemm::{Backend, Gemm, Lhs, PackedWeights, Weights};
+use crate::gemm::{Backend, Gemm, Lhs, PackedWeights, WeightScales, Weights};
 use cudarc::driver::{CudaSlice, CudaStream, DeviceRepr};
 use ndarray::{ArrayView2, ArrayViewMut2};
 use std::sync::Arc;
@@ -33,6 +33,13 @@ impl Device {
             Weights::Float(FloatView::F32(w)) => self.pack_floats(stream, w),
             Weights::Float(FloatView::F16(w)) => self.pack_floats(stream, w),
             Weights::Float(FloatView::BF16(w)) => self.pack_floats(stream, w),
+            Weights::FloatGroupwise { size, .. } | Weights::Int8Groupwise { size, .. } => {
+                Err(Error::Unavailable {
+                    what: "weights",
+                    found: format!("group-wise, {size} inputs a scale"),
+                    expected: "one scale a column; cuda::GroupedLinear takes scale groups".into(),
+                })
+            }
         }
     }
 
@@ -173,8 +180,8 @@ impl Backend for Device {
         let stream = self.stream()?;
         let weights = self.pack_view(stream, &weights)?;
         let scales = match &weights.scales {
-            Some(scales) => Some(download(stream, scales)?[..weights.n].into()),
-            None => None,
+            Some(scales) => WeightScales::PerColumn(download(stream, scales)?[..weights.n].into()),
+            None => WeightScales::None,
         };
         let col_sums = download(stream, &weights.col_sums)?[..weights.n].into();
         Ok(PackedWeights {

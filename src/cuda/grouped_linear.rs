@@ -10,13 +10,13 @@ use super::workspace::{part, Parts};
 use crate::activation::Activation;
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::ops::grouped_linear::{check_groups, quantize_groups};
+use crate::gemm::groupwise::{check_groups, quantize_groups};
 use crate::rounding::Rounding;
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr};
 use ndarray::ArrayView2;
 use std::sync::Arc;
 
-/// [`GroupedLinear`](crate::GroupedLinear) on device memory from end to end: `y = activation(x . weight^T + bias)` with int8 weights
+/// A group-wise [`Int8Linear`](crate::Int8Linear::from_float_groupwise) on device memory from end to end: `y = activation(x . weight^T + bias)` with int8 weights
 /// that have a scale for each output and each group of 32, 64 or 128 inputs, and activations quantised per token. The bits are
 /// those of the CPU's. Never run on hardware yet.
 ///
@@ -51,7 +51,7 @@ impl GroupedLinear {
     /// Quantises a float weight `[N, K]` on the host, as the CPU's layer does, and copies it to the device.
     ///
     /// # Errors
-    /// As [`GroupedLinear::from_float`](crate::GroupedLinear::from_float); [`Error::Cuda`] where memory is short.
+    /// As [`Int8Linear::from_float_groupwise`](crate::Int8Linear::from_float_groupwise); [`Error::Cuda`] where memory is short.
     pub fn from_float<T: Element, B: DeviceElement>(
         device: &Arc<Device>,
         stream: &Arc<CudaStream>,
@@ -66,7 +66,7 @@ impl GroupedLinear {
     /// Copies an int8 weight `[N, K]` with scales `[N, K / size rounded up]` to the device.
     ///
     /// # Errors
-    /// As [`GroupedLinear::from_int8`](crate::GroupedLinear::from_int8); [`Error::Cuda`] where memory is short.
+    /// As [`Int8Linear::from_int8_groupwise`](crate::Int8Linear::from_int8_groupwise); [`Error::Cuda`] where memory is short.
     pub fn from_int8<B: DeviceElement>(
         device: &Arc<Device>,
         stream: &Arc<CudaStream>,

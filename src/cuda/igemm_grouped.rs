@@ -41,7 +41,7 @@ impl Device {
     /// ```
     ///
     /// `a` is `[M, K]`, `w` `[N, K]`, `scales` `[K / size rounded up, N]` and the output `[M, N]` (`[M, N / 2]` when gated), floats
-    /// or, with an `out_scale`, int8. The bits are those of [`GroupedLinear`](crate::GroupedLinear) on the CPU. Enqueues one launch;
+    /// or, with an `out_scale`, int8. The bits are those of a group-wise [`Int8Linear`](crate::Int8Linear::from_float_groupwise) on the CPU. Enqueues one launch;
     /// allocates nothing and waits for nothing. Never run on hardware yet.
     ///
     /// # Errors

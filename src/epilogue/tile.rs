@@ -67,6 +67,28 @@ impl Resolved<'_> {
                 tile.each(acc, out, &b, |a, row, [b]| (a as f32 * row).mul_add(s, b));
             }
         }
+        self.activate(tile, out);
+    }
+
+    /// The same from sums over scale groups, which the columns' scales are in already.
+    #[inline(always)]
+    pub fn groupwise(&self, tile: &Tile<'_>, sums: &mut [f32]) {
+        for (i, scale) in tile.scales.iter().enumerate() {
+            let sums = &mut sums[i * tile.nr..][..tile.cols];
+            match self.bias {
+                None => sums.iter_mut().for_each(|v| *v *= scale),
+                Some(bias) => {
+                    let columns = sums.iter_mut().zip(&bias[tile.col..]);
+                    columns.for_each(|(v, b)| *v = v.mul_add(*scale, *b));
+                }
+            }
+        }
+        self.activate(tile, sums);
+    }
+
+    /// What follows the bias: activation, gate, residual.
+    #[inline(always)]
+    fn activate(&self, tile: &Tile<'_>, out: &mut [f32]) {
         if self.activation == Activation::None && !self.gated && self.residual.is_none() {
             return;
         }

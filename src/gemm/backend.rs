@@ -1,5 +1,6 @@
 //! What a backend must do.
 
+use crate::activation::Activation;
 use crate::element::{FloatView, OutputMut};
 use crate::epilogue::{Epilogue, Output};
 use crate::error::Result;
@@ -14,6 +15,23 @@ pub enum Weights<'a> {
     Int8(ArrayView2<'a, i8>),
     /// Floats, quantised per channel (one symmetric scale a column) while they are packed.
     Float(FloatView<'a>),
+    /// Floats, quantised group-wise while they are packed: one symmetric scale for each group of `size` neighbours along K
+    /// and each column.
+    FloatGroupwise {
+        /// The weights, `[K, N]`.
+        data: FloatView<'a>,
+        /// Inputs that share a scale: 32, 64 or 128. When it does not divide K the last group is shorter.
+        size: usize,
+    },
+    /// Integers with group-wise scales.
+    Int8Groupwise {
+        /// The integers, `[K, N]`.
+        data: ArrayView2<'a, i8>,
+        /// The sizes of a step, `[K / size rounded up, N]`.
+        scales: ArrayView2<'a, f32>,
+        /// Inputs that share a scale: 32, 64 or 128.
+        size: usize,
+    },
 }
 
 impl Weights<'_> {
@@ -22,6 +40,8 @@ impl Weights<'_> {
         match self {
             Weights::Int8(v) => v.dim(),
             Weights::Float(v) => v.dim(),
+            Weights::FloatGroupwise { data, .. } => data.dim(),
+            Weights::Int8Groupwise { data, .. } => data.dim(),
         }
     }
 }
@@ -37,10 +57,13 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// The kernel that would serve an `[m, k] x [k, n]` product.
     fn kernel(&self, m: usize, n: usize, k: usize) -> String;
 
-    /// Lays weights out for this backend's kernels, quantising floats per channel.
+    /// Lays weights out for this backend's kernels, quantising floats per channel or group-wise.
     ///
     /// # Errors
-    /// [`Error::KTooLong`](crate::Error::KTooLong) when no exact product could use them.
+    /// [`Error::KTooLong`](crate::Error::KTooLong) when no exact product could use them,
+    /// [`Error::Value`](crate::Error::Value) for another size of a scale group than 32, 64 and 128,
+    /// [`Error::Shape`](crate::Error::Shape) for group-wise scales of another shape,
+    /// [`Error::Unavailable`](crate::Error::Unavailable) for weights that the backend has no kernel for.
     fn pack(&self, weights: Weights<'_>) -> Result<PackedWeights>;
 
     /// Computes a checked product into `out`, every element of which is written.
@@ -74,6 +97,11 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// [`Error::Value`]: crate::Error::Value
     /// [`Error::PackedElsewhere`]: crate::Error::PackedElsewhere
     fn gemm(&self, gemm: &Gemm<'_>, out: OutputMut<'_>) -> Result<()>;
+
+    /// Applies an activation function to a slice in place: the bits of [`Activation::apply`].
+    fn activate(&self, activation: Activation, x: &mut [f32]) {
+        activation.apply_row(x);
+    }
 
     /// The exact product of two int8 matrices that are used once. Same bits as packing first.
     ///

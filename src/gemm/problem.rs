@@ -121,7 +121,7 @@ impl<'a> Gemm<'a> {
     /// # Errors
     /// [`Error::ShapeMismatch`] when the contracted dimensions differ, [`Error::KTooLong`] when int32 could
     /// overflow; [`Error::Length`], [`Error::Shape`] and [`Error::Epilogue`] for parts of the epilogue that do not fit the
-    /// product, each other or the output; [`Error::Value`] for a static scale that is not a number above zero, and for an
+    /// product, each other, the output or group-wise weights; [`Error::Value`] for a static scale that is not a number above zero, and for an
     /// odd number of columns of a gated product.
     pub fn new(
         lhs: Lhs<'a>,
@@ -150,6 +150,9 @@ impl<'a> Gemm<'a> {
             }
         }
         epilogue.check(m, weights.n)?;
+        if weights.group_size().is_some() {
+            check_groupwise(&lhs, &epilogue)?;
+        }
         Ok(Gemm {
             lhs,
             weights: weights.clone(),
@@ -233,6 +236,33 @@ impl<'a> Gemm<'a> {
         }
         Ok(())
     }
+}
+
+/// Refuses what does not go with group-wise weights, by name.
+fn check_groupwise(lhs: &Lhs<'_>, epilogue: &Epilogue<Host<'_>>) -> Result<()> {
+    let (what, expected) = if epilogue.output == Output::Raw {
+        (
+            "group-wise weights",
+            "a float or i8 output: raw sums would lose their scales",
+        )
+    } else if !epilogue.col_scales.is_none() {
+        (
+            "scales of columns",
+            "none: group-wise weights bring their own",
+        )
+    } else if !epilogue.row_zero_points.is_none() || lhs.has_zero_points() {
+        (
+            "zero points",
+            "a symmetric left operand: group-wise weights have no column sums a group",
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Error::Epilogue {
+        what,
+        output: epilogue.output.dtype(),
+        expected,
+    })
 }
 
 /// Refuses operands whose contracted dimensions differ.

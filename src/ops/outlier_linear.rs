@@ -1,7 +1,6 @@
 //! LLM.int8(): input channels with outliers are multiplied as floats, the others as integers.
 
 use crate::activation::Activation;
-use crate::cpu::Cpu;
 use crate::element::{Element, FloatView};
 use crate::epilogue::Epilogue;
 use crate::error::{Error, Result};
@@ -170,7 +169,7 @@ impl OutlierLinear {
             self.backend.gemm(&gemm, OutputMut::F32(y.view_mut()))?;
             if added.is_some() {
                 let y = y.as_slice_mut().expect("made here, in row-major order");
-                Cpu::new().activate(self.activation, y);
+                self.backend.activate(self.activation, y);
             }
         }
         let y = y.mapv(T::from_f32);
