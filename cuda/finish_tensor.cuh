@@ -57,8 +57,7 @@ struct TensorStrip {
     __device__ __forceinline__ void load_bias(const EpilogueParams& e, unsigned lane, unsigned col0) {
 #pragma unroll
         for (unsigned j = 0; j < PAIRS; ++j) {
-            // x * s + -0 is x * s to the bit, zeros' signs included.
-            bias[j][0] = bias[j][1] = -0.0f;
+            bias[j][0] = bias[j][1] = NO_BIAS;
         }
         const bool vector = e.vectors & IMMA_VECTOR_BIAS;
         switch (e.bias_type) {
@@ -84,7 +83,7 @@ struct TensorStrip {
             float x[2];
 #pragma unroll
             for (unsigned i = 0; i < 2; ++i) {
-                x[i] = __fmaf_rn(__fmul_rn(__int2float_rn(sum[j * 4 + i]), row_scale), scale[j][i], bias[j][i]);
+                x[i] = scaled(sum[j * 4 + i], row_scale, scale[j][i], bias[j][i]);
             }
             if constexpr (sizeof(Out) == 4) {
                 const unsigned chunk = (j * 2 + lane % 4 / 2) ^ r;
@@ -110,13 +109,11 @@ __device__ __forceinline__ void finish_tensor(const EpilogueParams& e, const ptx
                                               uint8_t* boxes, unsigned row0, unsigned col0, const int (&sum)[WIDE / 2]) {
     using Strip = TensorStrip<Out>;
     static_assert(WIDE % Strip::COLS == 0, "whole boxes");
-    float row_scale[2] = {1.0f, 1.0f};
-    if (e.row_scales) {
+    float row_scale[2];
 #pragma unroll
-        for (unsigned half = 0; half < 2; ++half) {
-            const unsigned row = row0 + half * BOX_ROWS + lane / 4;
-            row_scale[half] = row < e.rows ? e.row_scales[row * e.row_step] : 1.0f;
-        }
+    for (unsigned half = 0; half < 2; ++half) {
+        const unsigned row = row0 + half * BOX_ROWS + lane / 4;
+        row_scale[half] = row < e.rows ? row_scale_at(e, 0, row) : 1.0f;
     }
 #pragma unroll
     for (unsigned c = 0; c < WIDE; c += Strip::COLS) {

@@ -299,7 +299,7 @@ fn every_instance_gives_the_definitions_bits() {
         let size = random.pick(&[32, 64, 128]);
         check_any(random, tile, size, shape);
     }
-    let entries = |image: &&gpu::Image| image.name == "igemm_grouped";
+    let entries = |image: &&gpu::Image| image.name == "igemm_groupwise";
     let entries = gpu::images().iter().find(entries).unwrap().entries;
     assert_eq!(
         entries.len(),

@@ -108,7 +108,7 @@ fn kernels_spill_nothing_and_access_16_bytes() {
                     wrong.push(format!("{arch} {name}: generic access ({op})"));
                 }
             }
-            if name.starts_with("igemm_sm80") || name.starts_with("igemm_grouped") {
+            if name.starts_with("igemm_sm80") || name.starts_with("igemm_groupwise") {
                 // m16n8k32 in int8, and the fragments of both operands by ldmatrix.
                 if !uses("IMMA", "16832") || !uses("IMMA", "S8") || !uses("LDSM", "M88") {
                     wrong.push(format!("{arch} {name}: no IMMA.16832.S8.S8 or no LDSM"));
@@ -248,7 +248,7 @@ fn check_tiles(program: &Path, wrong: &mut Vec<String>) {
         }
     };
     let mut used = Vec::new();
-    for image in ["igemm_sm80", "igemm_grouped"] {
+    for image in ["igemm_sm80", "igemm_groupwise"] {
         let of_image = usage(program, image);
         if of_image.len() != tiles(image).len() {
             wrong.push(format!(

@@ -413,6 +413,8 @@ impl<'a> DeviceEpilogue<'a> {
             vectors,
             out_multiplier: self.out_scale.map_or(0.0, |s| 1.0 / s),
             gated: self.gated.into(),
+            row_scale: 1.0,
+            row_zero: 0,
         };
         Ok(Prepared {
             params,

@@ -1,4 +1,4 @@
-//! The GEMM for weights whose scales change along K: `cuda/igemm_grouped.cu`.
+//! The GEMM for weights whose scales change along K: `cuda/igemm_groupwise.cu`.
 
 use super::batches::Batches;
 use super::epilogue::{DeviceEpilogue, OutputElement};
@@ -6,7 +6,7 @@ use super::igemm::{Tile, GROUPED_TILES};
 use super::launch::{narrow, Geometry, PreparedLaunch};
 use super::matrix::{aligned, Matrix};
 use super::module::Device;
-use super::params::{IgemmGroupedParams, IgemmParams};
+use super::params::{IgemmGroupwiseParams, IgemmParams};
 use crate::error::{Error, Result};
 use crate::gemm::check_k;
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut};
@@ -146,7 +146,7 @@ impl Device {
             block: (32 * tile.warps as u32, 1),
             dynamic_shared: tile.shared() as u32,
         };
-        let params = IgemmGroupedParams {
+        let params = IgemmGroupwiseParams {
             group_scales: group_scales as *const _,
             group_stride: scales.stride as u64,
             group_shift: size.ilog2(),
@@ -164,7 +164,7 @@ impl Device {
                 splits: 1,
                 tiles_m: narrow("tiles", tiles_m)?,
                 tiles_n: narrow("tiles", tiles_n)?,
-                group_m: GROUP_M as u32,
+                raster_rows: GROUP_M as u32,
                 epilogue: prepared.params,
             },
         };

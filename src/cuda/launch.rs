@@ -17,7 +17,7 @@ macro_rules! parameters {
     };
 }
 parameters!(QuantizeRowsParams QuantizeColsParams QuantizeStaticParams DequantizeParams TransposeParams FinishParams IgemmParams PeakParams);
-parameters!(RmsnormQuantizeParams SiluMulQuantizeParams FinishQuantizeParams IgemmGroupedParams);
+parameters!(RmsnormQuantizeParams SiluMulQuantizeParams FinishQuantizeParams IgemmGroupwiseParams);
 
 /// Blocks, threads and dynamic shared memory of a launch.
 #[derive(Debug, Clone, Copy)]

@@ -1,4 +1,4 @@
-// Made from cuda/params.h (FNV-1a 26b2b505df6b67d0) by bindgen; see cuda/README.md. Not to be edited.
+// Made from cuda/params.h (FNV-1a f4fb8e7ba28e98b3) by bindgen; see cuda/README.md. Not to be edited.
 
 pub const IMMA_VECTOR_BYTES: u32 = 16;
 pub const IMMA_ROWS_HELD: u32 = 4;
@@ -452,10 +452,12 @@ pub struct EpilogueParams {
     pub vectors: ::core::ffi::c_uint,
     pub out_multiplier: f32,
     pub gated: ::core::ffi::c_uint,
+    pub row_scale: f32,
+    pub row_zero: ::core::ffi::c_int,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of EpilogueParams"][::core::mem::size_of::<EpilogueParams>() - 144usize];
+    ["Size of EpilogueParams"][::core::mem::size_of::<EpilogueParams>() - 152usize];
     ["Alignment of EpilogueParams"][::core::mem::align_of::<EpilogueParams>() - 8usize];
     [
         "Offset of field: EpilogueParams::output",
@@ -532,6 +534,12 @@ const _: () = {
     [
         "Offset of field: EpilogueParams::gated",
     ][::core::mem::offset_of!(EpilogueParams, gated) - 140usize];
+    [
+        "Offset of field: EpilogueParams::row_scale",
+    ][::core::mem::offset_of!(EpilogueParams, row_scale) - 144usize];
+    [
+        "Offset of field: EpilogueParams::row_zero",
+    ][::core::mem::offset_of!(EpilogueParams, row_zero) - 148usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
@@ -546,7 +554,7 @@ pub struct FinishParams {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of FinishParams"][::core::mem::size_of::<FinishParams>() - 184usize];
+    ["Size of FinishParams"][::core::mem::size_of::<FinishParams>() - 192usize];
     ["Alignment of FinishParams"][::core::mem::align_of::<FinishParams>() - 8usize];
     [
         "Offset of field: FinishParams::sums",
@@ -585,12 +593,12 @@ pub struct IgemmParams {
     pub splits: ::core::ffi::c_uint,
     pub tiles_m: ::core::ffi::c_uint,
     pub tiles_n: ::core::ffi::c_uint,
-    pub group_m: ::core::ffi::c_uint,
+    pub raster_rows: ::core::ffi::c_uint,
     pub epilogue: EpilogueParams,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of IgemmParams"][::core::mem::size_of::<IgemmParams>() - 224usize];
+    ["Size of IgemmParams"][::core::mem::size_of::<IgemmParams>() - 232usize];
     ["Alignment of IgemmParams"][::core::mem::align_of::<IgemmParams>() - 8usize];
     [
         "Offset of field: IgemmParams::a",
@@ -629,8 +637,8 @@ const _: () = {
         "Offset of field: IgemmParams::tiles_n",
     ][::core::mem::offset_of!(IgemmParams, tiles_n) - 72usize];
     [
-        "Offset of field: IgemmParams::group_m",
-    ][::core::mem::offset_of!(IgemmParams, group_m) - 76usize];
+        "Offset of field: IgemmParams::raster_rows",
+    ][::core::mem::offset_of!(IgemmParams, raster_rows) - 76usize];
     [
         "Offset of field: IgemmParams::epilogue",
     ][::core::mem::offset_of!(IgemmParams, epilogue) - 80usize];
@@ -646,7 +654,7 @@ pub struct IgemmSm90Params {
     pub items: ::core::ffi::c_uint,
     pub tiles_tall: ::core::ffi::c_uint,
     pub tiles_wide: ::core::ffi::c_uint,
-    pub group: ::core::ffi::c_uint,
+    pub raster_rows: ::core::ffi::c_uint,
     pub weights_ready: ::core::ffi::c_uint,
     pub tensor_store: ::core::ffi::c_uint,
     pub reserved: ::core::ffi::c_uint,
@@ -654,7 +662,7 @@ pub struct IgemmSm90Params {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of IgemmSm90Params"][::core::mem::size_of::<IgemmSm90Params>() - 200usize];
+    ["Size of IgemmSm90Params"][::core::mem::size_of::<IgemmSm90Params>() - 208usize];
     [
         "Alignment of IgemmSm90Params",
     ][::core::mem::align_of::<IgemmSm90Params>() - 8usize];
@@ -683,8 +691,8 @@ const _: () = {
         "Offset of field: IgemmSm90Params::tiles_wide",
     ][::core::mem::offset_of!(IgemmSm90Params, tiles_wide) - 36usize];
     [
-        "Offset of field: IgemmSm90Params::group",
-    ][::core::mem::offset_of!(IgemmSm90Params, group) - 40usize];
+        "Offset of field: IgemmSm90Params::raster_rows",
+    ][::core::mem::offset_of!(IgemmSm90Params, raster_rows) - 40usize];
     [
         "Offset of field: IgemmSm90Params::weights_ready",
     ][::core::mem::offset_of!(IgemmSm90Params, weights_ready) - 44usize];
@@ -737,7 +745,7 @@ pub struct FinishQuantizeParams {
 const _: () = {
     [
         "Size of FinishQuantizeParams",
-    ][::core::mem::size_of::<FinishQuantizeParams>() - 192usize];
+    ][::core::mem::size_of::<FinishQuantizeParams>() - 200usize];
     [
         "Alignment of FinishQuantizeParams",
     ][::core::mem::align_of::<FinishQuantizeParams>() - 8usize];
@@ -750,7 +758,7 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
-pub struct IgemmGroupedParams {
+pub struct IgemmGroupwiseParams {
     pub group_scales: *const f32,
     pub group_stride: ::core::ffi::c_ulonglong,
     pub group_shift: ::core::ffi::c_uint,
@@ -760,24 +768,24 @@ pub struct IgemmGroupedParams {
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
-        "Size of IgemmGroupedParams",
-    ][::core::mem::size_of::<IgemmGroupedParams>() - 248usize];
+        "Size of IgemmGroupwiseParams",
+    ][::core::mem::size_of::<IgemmGroupwiseParams>() - 256usize];
     [
-        "Alignment of IgemmGroupedParams",
-    ][::core::mem::align_of::<IgemmGroupedParams>() - 8usize];
+        "Alignment of IgemmGroupwiseParams",
+    ][::core::mem::align_of::<IgemmGroupwiseParams>() - 8usize];
     [
-        "Offset of field: IgemmGroupedParams::group_scales",
-    ][::core::mem::offset_of!(IgemmGroupedParams, group_scales) - 0usize];
+        "Offset of field: IgemmGroupwiseParams::group_scales",
+    ][::core::mem::offset_of!(IgemmGroupwiseParams, group_scales) - 0usize];
     [
-        "Offset of field: IgemmGroupedParams::group_stride",
-    ][::core::mem::offset_of!(IgemmGroupedParams, group_stride) - 8usize];
+        "Offset of field: IgemmGroupwiseParams::group_stride",
+    ][::core::mem::offset_of!(IgemmGroupwiseParams, group_stride) - 8usize];
     [
-        "Offset of field: IgemmGroupedParams::group_shift",
-    ][::core::mem::offset_of!(IgemmGroupedParams, group_shift) - 16usize];
+        "Offset of field: IgemmGroupwiseParams::group_shift",
+    ][::core::mem::offset_of!(IgemmGroupwiseParams, group_shift) - 16usize];
     [
-        "Offset of field: IgemmGroupedParams::reserved",
-    ][::core::mem::offset_of!(IgemmGroupedParams, reserved) - 20usize];
+        "Offset of field: IgemmGroupwiseParams::reserved",
+    ][::core::mem::offset_of!(IgemmGroupwiseParams, reserved) - 20usize];
     [
-        "Offset of field: IgemmGroupedParams::igemm",
-    ][::core::mem::offset_of!(IgemmGroupedParams, igemm) - 24usize];
+        "Offset of field: IgemmGroupwiseParams::igemm",
+    ][::core::mem::offset_of!(IgemmGroupwiseParams, igemm) - 24usize];
 };

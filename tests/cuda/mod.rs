@@ -49,7 +49,7 @@ pub const OWNERS: &[(&str, &str)] = &[
     ("rmsnorm_quantize", "cuda_fused"),
     ("silu_mul_quantize", "cuda_fused"),
     ("epilogue", "cuda_igemm"),
-    ("igemm_grouped", "cuda_grouped"),
+    ("igemm_groupwise", "cuda_grouped"),
     ("igemm_sm80", "cuda_igemm"),
     ("igemm_sm90", "cuda_igemm90"),
     ("peak", "cuda_kernels"),

@@ -350,7 +350,7 @@ impl Device {
             splits: narrow("splits", splits)?,
             tiles_m: narrow("tiles", tiles_m)?,
             tiles_n: narrow("tiles", tiles_n)?,
-            group_m: GROUP_M as u32,
+            raster_rows: GROUP_M as u32,
             epilogue: prepared.params,
         };
         let launch = PreparedLaunch::new(self, stream, tile.entry, geometry, params)?;

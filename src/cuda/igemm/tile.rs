@@ -1,4 +1,4 @@
-//! The instances of `cuda/igemm_sm80.cu` and `cuda/igemm_grouped.cu`, as data.
+//! The instances of `cuda/igemm_sm80.cu` and `cuda/igemm_groupwise.cu`, as data.
 
 /// One instance: the tile a block computes, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub const TILES: [Tile; 12] = tiles! { "igemm_sm80_":
 };
 
 /// Every instance for weights whose scales change along K, small tiles first.
-pub const GROUPED_TILES: [Tile; 5] = tiles! { "igemm_grouped_":
+pub const GROUPED_TILES: [Tile; 5] = tiles! { "igemm_groupwise_":
     16 64 128, 5 4 168 3, "";
     64 64 128, 4 4 255 2, "";
     128 128 64, 4 8 255 1, "";

@@ -283,7 +283,7 @@ impl Device {
             items,
             tiles_tall: narrow("tiles", tall)?,
             tiles_wide: narrow("tiles", wide)?,
-            group: GROUP as u32,
+            raster_rows: GROUP as u32,
             weights_ready: igemm.weights_ready.into(),
             tensor_store: stored.is_some().into(),
             reserved: 0,
