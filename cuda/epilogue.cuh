@@ -72,20 +72,30 @@ __device__ __forceinline__ void store_quad(void* base, uint64_t at, unsigned cou
     }
 }
 
+// Two aligned elements in one access.
+template <typename T>
+struct Pair {
+    uint32_t bits;
+    __device__ __forceinline__ void widen_to(float* x) const {
+        x[0] = widen(T{uint16_t(bits & 0xffff)});
+        x[1] = widen(T{uint16_t(bits >> 16)});
+    }
+};
+template <>
+struct Pair<F32> {
+    float2 v;
+    __device__ __forceinline__ void widen_to(float* x) const {
+        x[0] = v.x;
+        x[1] = v.y;
+    }
+};
+
 // One or two elements, in one access where two are aligned: columns of a gated output, or a thread's of a wgmma.
 template <typename T>
 __device__ __forceinline__ void load_pair(const void* base, uint64_t at, unsigned count, bool vector, float* x) {
     const T* p = static_cast<const T*>(base) + at;
     if (vector && count == 2) {
-        if constexpr (sizeof(T) == 4) {
-            const float2 v = *reinterpret_cast<const float2*>(p);
-            x[0] = v.x;
-            x[1] = v.y;
-        } else {
-            const uint32_t v = *reinterpret_cast<const uint32_t*>(p);
-            x[0] = widen(T{uint16_t(v & 0xffff)});
-            x[1] = widen(T{uint16_t(v >> 16)});
-        }
+        reinterpret_cast<const Pair<T>*>(p)->widen_to(x);
     } else {
         x[0] = widen(p[0]);
         x[1] = count == 2 ? widen(p[1]) : 0.0f;

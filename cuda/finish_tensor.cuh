@@ -22,14 +22,32 @@ struct TensorStrip {
 
     float scale[PAIRS][2], bias[PAIRS][2];
 
+    // A thread's pairs of a vector [cols] from column `col0` on. One test for all of them, and every load is under way
+    // before the first is widened.
     template <typename T>
-    __device__ __forceinline__ static void load_pairs(const T* base, const EpilogueParams& e, unsigned lane, unsigned col0,
-                                                      bool vector, float (&x)[PAIRS][2]) {
+    __device__ __forceinline__ static void load_pairs(const void* base, const EpilogueParams& e, unsigned lane,
+                                                      unsigned col0, bool vector, float (&x)[PAIRS][2]) {
+        const T* from = static_cast<const T*>(base);
+        if (vector && e.cols % 2 == 0) {
+            Pair<T> raw[PAIRS] = {};
 #pragma unroll
-        for (unsigned j = 0; j < PAIRS; ++j) {
-            const unsigned col = col0 + j * 8 + lane % 4 * 2;
-            if (col < e.cols) {
-                load_pair<T>(base, col, min(e.cols - col, 2), vector, x[j]);
+            for (unsigned j = 0; j < PAIRS; ++j) {
+                const unsigned col = col0 + j * 8 + lane % 4 * 2;
+                if (col < e.cols) {
+                    raw[j] = *reinterpret_cast<const Pair<T>*>(from + col);
+                }
+            }
+#pragma unroll
+            for (unsigned j = 0; j < PAIRS; ++j) {
+                raw[j].widen_to(x[j]);
+            }
+        } else {
+#pragma unroll
+            for (unsigned j = 0; j < PAIRS; ++j) {
+                const unsigned col = col0 + j * 8 + lane % 4 * 2;
+                if (col < e.cols) {
+                    load_pair<T>(from, col, min(e.cols - col, 2), false, x[j]);
+                }
             }
         }
     }
@@ -61,9 +79,9 @@ struct TensorStrip {
         }
         const bool vector = e.vectors & IMMA_VECTOR_BIAS;
         switch (e.bias_type) {
-            case IMMA_TYPE_F32: return load_pairs(static_cast<const F32*>(e.bias), e, lane, col0, vector, bias);
-            case IMMA_TYPE_F16: return load_pairs(static_cast<const F16*>(e.bias), e, lane, col0, vector, bias);
-            case IMMA_TYPE_BF16: return load_pairs(static_cast<const BF16*>(e.bias), e, lane, col0, vector, bias);
+            case IMMA_TYPE_F32: return load_pairs<F32>(e.bias, e, lane, col0, vector, bias);
+            case IMMA_TYPE_F16: return load_pairs<F16>(e.bias, e, lane, col0, vector, bias);
+            case IMMA_TYPE_BF16: return load_pairs<BF16>(e.bias, e, lane, col0, vector, bias);
             default: return;
         }
     }

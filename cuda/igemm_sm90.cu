@@ -114,7 +114,9 @@ __device__ __forceinline__ void igemm(const ptx::TensorMap* map_tall, const ptx:
         init_barriers<T>(ring);
     }
     if constexpr (T::CLUSTER > 1) {
-        ptx::cluster_sync();
+        // fence_mbarrier_init released the barriers, and there is nothing else to hand over.
+        ptx::cluster_arrive_relaxed();
+        ptx::cluster_wait();
     } else {
         __syncthreads();
     }
@@ -132,9 +134,10 @@ __device__ __forceinline__ void igemm(const ptx::TensorMap* map_tall, const ptx:
         consume<T>(ring, shared, map_out, p, rank, warpgroup - 1);
     }
     if constexpr (T::CLUSTER > 1) {
-        // Nobody leaves while the other may still arrive at its barriers.
+        // Nobody leaves while the other may still arrive at its barriers: arrivals are performed before this one.
         __syncwarp();
-        ptx::cluster_sync();
+        ptx::cluster_arrive();
+        ptx::cluster_wait();
     }
 }
 

@@ -70,12 +70,7 @@ __device__ __forceinline__ void produce(const Ring<T>& ring, const ptx::TensorMa
                 continue;
             }
             // The first round finds every stage empty.
-            const unsigned parity = at / T::STAGES % 2 ^ 1;
-            if constexpr (T::CLUSTER > 1) {
-                ptx::mbarrier_wait_cluster(ring.empty(s), parity);
-            } else {
-                ptx::mbarrier_wait(ring.empty(s), parity);
-            }
+            ptx::mbarrier_wait(ring.empty(s), at / T::STAGES % 2 ^ 1);
             ptx::mbarrier_arrive_expect_tx(ring.full(s), T::STAGE_BYTES);
             load_tall<T>(ring, map_tall, item, s, step);
             load_wide<T>(ring, map_wide, item, s, step, rank);
@@ -83,7 +78,8 @@ __device__ __forceinline__ void produce(const Ring<T>& ring, const ptx::TensorMa
     }
 }
 
-// A consumer is done with stage `s`: tells every block that fills it.
+// A consumer is done with stage `s`: tells every block that fills it. A stage is written by TMA and read by wgmma alone,
+// both complete here, so that nothing a thread did needs to be seen in the other block.
 template <typename T>
 __device__ __forceinline__ void release(const Ring<T>& ring, unsigned s) {
     const unsigned thread = threadIdx.x % 128;

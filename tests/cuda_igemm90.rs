@@ -7,7 +7,7 @@ mod cuda;
 use cuda::{device, same, stream, Placed, Random};
 use half::{bf16, f16};
 use imma::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-use imma::cuda::cudarc::driver::{CudaSlice, CudaStream, DevicePtrMut};
+use imma::cuda::cudarc::driver::{CudaSlice, CudaStream, DevicePtrMut, DeviceRepr};
 use imma::cuda::{
     by_name90, candidates90, choose90, DeviceEpilogue, DeviceFloats, Igemm90, Matrix,
     OutputElement, TensorMaps, Tile90, TILES90,
@@ -29,6 +29,17 @@ fn runs() -> Option<MutexGuard<'static, ()>> {
             None
         }
     }
+}
+
+/// A vector on the device, `at` elements behind the start of its allocation.
+fn behind<T: DeviceRepr + Default + Clone>(
+    stream: &Arc<CudaStream>,
+    at: usize,
+    v: &[T],
+) -> CudaSlice<T> {
+    let mut all = vec![T::default(); at];
+    all.extend_from_slice(v);
+    stream.clone_htod(&all).unwrap()
 }
 
 /// An output type with how it is read from the oracle and compared.
@@ -168,7 +179,14 @@ fn check_way<O: Out>(
             .then(|| (0..count).map(|_| random.unit() * 2.0).collect())
     };
     let (bias, residual) = (floats(n * m.min(1)), floats(m * cols * usize::from(!plain)));
-    // The residual in 16 bits, the bias in 32: all types are tried with igemm_sm80, whose epilogue this is.
+    // The bias in each type, and not always where a pair of it is one access.
+    let bias_type = random.pick(&[DType::F32, DType::F16, DType::BF16]);
+    let bias_at = random.pick(&[0, 0, 1]);
+    let bias_f16: Option<Vec<f16>> =
+        (bias.as_ref()).map(|v| v.iter().map(|x| f16::from_f32(*x)).collect());
+    let bias_bf16: Option<Vec<bf16>> =
+        (bias.as_ref()).map(|v| v.iter().map(|x| bf16::from_f32(*x)).collect());
+    // The residual in one type: all are tried with igemm_sm80, whose epilogue this is.
     let residual: Option<Vec<bf16>> = residual.map(|v| v.into_iter().map(bf16::from_f32).collect());
     let activation = match raw || plain {
         true => Activation::None,
@@ -193,7 +211,11 @@ fn check_way<O: Out>(
         row_scales: host(&row),
         col_scales: host(&col),
         row_zero_points: zeros.as_deref(),
-        bias: bias.as_deref().map(FloatSlice::F32),
+        bias: match bias_type {
+            DType::F16 => bias_f16.as_deref().map(FloatSlice::F16),
+            DType::BF16 => bias_bf16.as_deref().map(FloatSlice::BF16),
+            _ => bias.as_deref().map(FloatSlice::F32),
+        },
         activation,
         gated,
         residual: residual
@@ -221,7 +243,12 @@ fn check_way<O: Out>(
     let col = col.map(|v| stream.clone_htod(&v).unwrap());
     let zeros = zeros.map(|v| stream.clone_htod(&v).unwrap());
     let col_sums = col_sums.map(|v| stream.clone_htod(&v).unwrap());
-    let bias = bias.map(|v| stream.clone_htod(&v).unwrap());
+    let bias = bias.map(|v| behind(&stream, bias_at, &v));
+    let bias_f16 = bias_f16.map(|v| behind(&stream, bias_at, &v));
+    let bias_bf16 = bias_bf16.map(|v| behind(&stream, bias_at, &v));
+    let bias = bias.as_ref().map(|v| v.slice(bias_at..));
+    let bias_f16 = bias_f16.as_ref().map(|v| v.slice(bias_at..));
+    let bias_bf16 = bias_bf16.as_ref().map(|v| v.slice(bias_at..));
     let residual = residual.map(|v| Placed::new(&stream, random, &v, m, cols, bf16::MAX));
     let residual_view = residual.as_ref().map(|p| (p.view(), p.geometry()));
     let device_epilogue = DeviceEpilogue {
@@ -229,7 +256,11 @@ fn check_way<O: Out>(
         col_scales: col.as_ref().map(|v| v as _),
         row_zero_points: zeros.as_ref().map(|v| v as _),
         col_sums: col_sums.as_ref().map(|v| v as _),
-        bias: bias.as_ref().map(|v| DeviceFloats::F32(v)),
+        bias: match bias_type {
+            DType::F16 => bias_f16.as_ref().map(|v| DeviceFloats::F16(v)),
+            DType::BF16 => bias_bf16.as_ref().map(|v| DeviceFloats::BF16(v)),
+            _ => bias.as_ref().map(|v| DeviceFloats::F32(v)),
+        },
         activation,
         gated,
         residual: residual_view

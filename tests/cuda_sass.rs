@@ -27,7 +27,7 @@ fn cuobjdump() -> Option<PathBuf> {
         })
 }
 
-/// Opcodes by (architecture, kernel).
+/// Opcodes by (architecture, kernel); a branch's with the number of the instruction that it goes to, as in `BRA@17`.
 fn disassemble(
     program: &Path,
     image: &imma::cuda::Image,
@@ -64,9 +64,20 @@ fn disassemble(
             if let (Some(opcode), Some(list)) =
                 (opcode, kernels.get_mut(&(arch.clone(), kernel.clone())))
             {
-                if opcode.starts_with(char::is_uppercase) {
-                    list.push(opcode.trim_end_matches(';').into());
+                if !opcode.starts_with(char::is_uppercase) {
+                    continue;
                 }
+                let mut opcode = opcode.trim_end_matches(';').to_owned();
+                if opcode.starts_with("BRA") {
+                    // An instruction is 16 bytes. Behind it stands its encoding, in hexadecimal too.
+                    let target = |word: &str| {
+                        usize::from_str_radix(word.strip_prefix("0x")?.trim_end_matches(';'), 16)
+                            .ok()
+                    };
+                    let target = instruction.split_whitespace().find_map(target);
+                    opcode += &target.map_or(String::new(), |at| format!("@{}", at / 16));
+                }
+                list.push(opcode);
             }
         }
     }
@@ -193,6 +204,7 @@ fn check_hopper(name: &str, opcodes: &[String], wrong: &mut Vec<String>) {
             wrong.push(format!("{name}: between the wgmma of a stage: {moved:?}"));
         }
     }
+    check_fences(name, opcodes, wrong);
     for (what, least) in [("UTMALDG.2D", 2), ("SYNCS.PHASECHK", 2), ("UTMACCTL", 2)] {
         if count(what) < least {
             wrong.push(format!("{name}: {} {what}, expected {least}", count(what)));
@@ -202,6 +214,48 @@ fn check_hopper(name: &str, opcodes: &[String], wrong: &mut Vec<String>) {
     if multicast != (tile.cluster > 1) {
         wrong.push(format!("{name}: multicast: {multicast}"));
     }
+}
+
+/// No fence of the device where a stage changes hands: neither in the consumers' loop nor where the producer loads. An arrival or a
+/// wait in the scope of the cluster would bring one.
+fn check_fences(name: &str, opcodes: &[String], wrong: &mut Vec<String>) {
+    let fences = |what: &str, from: Option<usize>, to: Option<usize>, wrong: &mut Vec<String>| {
+        let (Some(from), Some(to)) = (from, to) else {
+            return wrong.push(format!("{name}: {what} was not found"));
+        };
+        let of = |op: &&String| {
+            ["MEMBAR", "ERRBAR", "CGAERRBAR", "CCTL"]
+                .iter()
+                .any(|prefix| op.starts_with(prefix))
+        };
+        let found: Vec<_> = opcodes[from..=to.max(from)].iter().filter(of).collect();
+        if !found.is_empty() {
+            wrong.push(format!("{name}: fences in {what}: {found:?}"));
+        }
+    };
+    let first = opcodes.iter().position(|op| op.starts_with("IGMMA"));
+    // The branch behind the wgmma that goes back to before them.
+    let back = first.and_then(|first| {
+        let goes_back = |op: &String| {
+            let target = op.strip_prefix("BRA")?.split_once('@')?.1.parse().ok();
+            target.filter(|target: &usize| *target <= first)
+        };
+        let at = opcodes[first..]
+            .iter()
+            .position(|op| goes_back(op).is_some());
+        at.map(|at| first + at)
+    });
+    fences("the consumers' loop", first, back, wrong);
+    let starts = opcodes
+        .iter()
+        .position(|op| op.starts_with("USETMAXREG.DEALLOC"));
+    let loads = opcodes.iter().rposition(|op| op.starts_with("UTMALDG"));
+    fences(
+        "the producer",
+        starts,
+        loads.filter(|end| starts.is_some_and(|at| at < *end)),
+        wrong,
+    );
 }
 
 /// Registers and bytes of stack of each kernel of an image, by name.
