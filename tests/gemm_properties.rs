@@ -984,7 +984,9 @@ fn row_of<'a>(view: &FloatView<'a>, i: usize) -> FloatView<'a> {
 #[test]
 fn shapes_around_tile_edges() {
     let mut failures = Vec::new();
-    for m in [0, 1, 2, 3, 5, 6, 7, 8, 9, 11, 12, 13, 23, 24, 25] {
+    for m in [
+        0, 1, 2, 3, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33, 49, 65,
+    ] {
         for n in [0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65] {
             for k in [0, 1, 2, 3, 4, 5, 63, 64, 65] {
                 let case = Case::plain(m, n, k, Data::Full);
@@ -1104,6 +1106,9 @@ fn long_and_wide_products() {
         (67, 259, 1025),
         (300, 33, 2049),
         (900, 40, 40),
+        // Blocks of K with partial sums, the last block short; columns that end within a pair of panels.
+        (70, 81, 2500),
+        (330, 50, 8200),
     ] {
         let plain = Case::plain(m, n, k, Data::Full);
         failures.extend(check_everywhere(&plain).err());

@@ -10,6 +10,7 @@
 //! a range of both.
 
 use super::aligned::AlignedBytes;
+use super::engine::Engine;
 use super::leaf::{Leaf, Trailing, ACC};
 use super::lhs::{LhsBlock, LhsPanel};
 use super::threads::Threads;
@@ -53,6 +54,14 @@ impl Finish<'_> {
 }
 
 impl Cpu {
+    /// The order that the leaf of this backend's engine reads: groups of scales may start anywhere.
+    fn leaf_layout(&self) -> &'static str {
+        fn name<E: Engine>(_: E) -> &'static str {
+            <E::Leaf as Leaf>::LAYOUT.name
+        }
+        with_leaf!(self.kernel, leaf => name(leaf))
+    }
+
     /// Packs `weight [K, N]`; `scales` is `[K / size rounded up, N]` and `size` a multiple of 4.
     pub(crate) fn pack_grouped(
         &self,
@@ -64,12 +73,13 @@ impl Cpu {
         assert!(size > 0 && size.is_multiple_of(4));
         assert_eq!(scales.dim(), (k.div_ceil(size), n));
         let threads = &self.threads;
-        let bytes = with_leaf!(self.kernel, leaf => driver::pack(leaf, threads, &weight, false).0);
+        let bytes =
+            with_leaf!(self.kernel, leaf => driver::pack(leaf.leaf(), threads, &weight, false).0);
         GroupedWeights {
             k,
             n,
             size,
-            layout: self.layout().name,
+            layout: self.leaf_layout(),
             bytes,
             scales: scales.as_standard_layout().into_owned(),
         }
@@ -82,13 +92,13 @@ impl Cpu {
         weights: &GroupedWeights,
         finish: &Finish<'_>,
     ) -> Result<Array2<f32>> {
-        if weights.layout != self.layout().name {
+        if weights.layout != self.leaf_layout() {
             return Err(Error::PackedElsewhere {
                 found: weights.layout.into(),
-                expected: self.layout().name.into(),
+                expected: self.leaf_layout().into(),
             });
         }
-        Ok(with_leaf!(self.kernel, leaf => gemm(leaf, &self.threads, lhs, weights, finish)))
+        Ok(with_leaf!(self.kernel, leaf => gemm(leaf.leaf(), &self.threads, lhs, weights, finish)))
     }
 }
 

@@ -12,11 +12,14 @@
 //! The same bits come out for any leaf, number of threads and way of packing.
 
 mod aligned;
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
+mod caches;
 mod driver;
+mod engine;
 mod grouped;
 mod interleave;
 mod leaf;
@@ -32,6 +35,7 @@ mod threads;
 #[cfg(target_arch = "x86_64")]
 mod vnni256;
 
+pub use amx::AmxStatus;
 pub(crate) use grouped::{Finish, GroupedWeights};
 pub use select::LeafInfo;
 
@@ -42,7 +46,7 @@ use crate::gemm::{
     check_contraction, check_k, quantized, Backend, Gemm, Lhs, PackedWeights, Weights,
 };
 use aligned::AlignedBytes;
-use leaf::Leaf;
+use engine::Engine;
 use ndarray::{ArrayView2, ArrayViewMut2};
 use select::{with_leaf, Kernel};
 use std::fmt;
@@ -143,10 +147,19 @@ impl Cpu {
 
     /// The leaf in use.
     pub fn leaf(&self) -> &'static str {
-        fn name<L: Leaf>(_: L) -> &'static str {
-            L::NAME
+        fn name<E: Engine>(_: E) -> &'static str {
+            E::NAME
         }
         with_leaf!(self.kernel, leaf => name(leaf))
+    }
+
+    /// Whether this process may use AMX, and if not, why.
+    ///
+    /// ```
+    /// println!("AMX: {}", imma::Cpu::amx());
+    /// ```
+    pub fn amx() -> AmxStatus {
+        amx::status()
     }
 
     /// The number of threads in use.
@@ -173,8 +186,8 @@ impl Cpu {
     }
 
     fn layout(&self) -> leaf::Layout {
-        fn layout<L: Leaf>(_: L) -> leaf::Layout {
-            L::LAYOUT
+        fn layout<E: Engine>(_: E) -> leaf::Layout {
+            E::LAYOUT
         }
         with_leaf!(self.kernel, leaf => layout(leaf))
     }
@@ -242,8 +255,8 @@ impl Cpu {
 
     /// Whether `m` rows are few enough that weights used once are packed by the tasks that read them.
     fn once(&self, m: usize, k: usize) -> bool {
-        fn one_block<L: Leaf>(_: L, m: usize, k: usize) -> bool {
-            driver::one_block::<L>(m, k)
+        fn one_block<E: Engine>(_: E, m: usize, k: usize) -> bool {
+            driver::one_block::<E>(m, k)
         }
         with_leaf!(self.kernel, leaf => one_block(leaf, m, k))
     }
