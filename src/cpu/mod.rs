@@ -123,25 +123,10 @@ impl Cpu {
     /// The same backend on a pool of its own with that many threads; 1 stays on the calling thread.
     ///
     /// # Errors
-    /// [`Error::Value`] for zero threads, or when the system refuses to start them.
+    /// [`Error::Value`] for zero threads, for more than 8 for each CPU that this process may use, or when the system
+    /// refuses to start them.
     pub fn with_threads(self, threads: usize) -> Result<Self> {
-        let refuse = |expected: String| Error::Value {
-            what: "the number of threads",
-            found: threads.to_string(),
-            expected,
-        };
-        let threads = match threads {
-            0 => return Err(refuse("at least 1".into())),
-            1 => Threads::One,
-            n => {
-                let pool = rayon::ThreadPoolBuilder::new()
-                    .num_threads(n)
-                    .thread_name(|i| format!("imma-{i}"))
-                    .build()
-                    .map_err(|e| refuse(format!("a number the system can start ({e})")))?;
-                Threads::Pool(Arc::new(pool))
-            }
-        };
+        let threads = Threads::new(threads)?;
         Ok(Cpu { threads, ..self })
     }
 

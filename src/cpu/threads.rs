@@ -1,7 +1,12 @@
 //! Who runs the tasks: the calling thread alone, rayon's current pool, or a pool of one's own.
 
+use crate::error::{Error, Result};
 use rayon::prelude::*;
 use std::sync::Arc;
+
+/// Most threads of a pool for each CPU. More than one gains nothing; a few leave room for tests and for numbers that were meant for
+/// a larger machine, and without a bound a slip of the keyboard takes the machine down.
+const PER_CPU: usize = 8;
 
 /// A number of threads and where they come from.
 #[derive(Clone)]
@@ -15,6 +20,34 @@ pub(crate) enum Threads {
 }
 
 impl Threads {
+    /// The calling thread for 1, else a pool of that many.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for none, for more than [`PER_CPU`] for each CPU that this process may use, and when the system refuses to
+    /// start them.
+    pub fn new(threads: usize) -> Result<Self> {
+        let refuse = |expected: String| Error::Value {
+            what: "the number of threads",
+            found: threads.to_string(),
+            expected,
+        };
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let most = cpus.saturating_mul(PER_CPU);
+        match threads {
+            0 => Err(refuse("at least 1".into())),
+            1 => Ok(Threads::One),
+            n if n > most => Err(refuse(format!(
+                "at most {most}, which is {PER_CPU} for each CPU and {cpus} of them here"
+            ))),
+            n => rayon::ThreadPoolBuilder::new()
+                .num_threads(n)
+                .thread_name(|i| format!("imma-{i}"))
+                .build()
+                .map(|pool| Threads::Pool(Arc::new(pool)))
+                .map_err(|e| refuse(format!("a number the system can start ({e})"))),
+        }
+    }
+
     pub fn count(&self) -> usize {
         match self {
             Threads::Ambient => rayon::current_num_threads(),
@@ -55,6 +88,42 @@ impl Threads {
         match self {
             Threads::Pool(pool) => pool.install(work),
             _ => work(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_threads_as_the_bound_and_not_one_more() {
+        let cpus = std::thread::available_parallelism().unwrap().get();
+        let most = cpus * PER_CPU;
+        assert_eq!(Threads::new(1).unwrap().count(), 1);
+        assert_eq!(Threads::new(most).unwrap().count(), most);
+        for (threads, parts) in [
+            (0, ["is 0", "at least 1"].map(String::from)),
+            (
+                most + 1,
+                [format!("is {}", most + 1), format!("at most {most},")],
+            ),
+            (
+                1_000_000_000,
+                ["is 1000000000".into(), format!("{cpus} of them")],
+            ),
+            (
+                usize::MAX,
+                [format!("is {}", usize::MAX), format!("at most {most},")],
+            ),
+        ] {
+            let Err(error) = Threads::new(threads) else {
+                panic!("{threads} threads were started");
+            };
+            let message = error.to_string();
+            for part in parts {
+                assert!(message.contains(&part), "'{part}' is not in: {message}");
+            }
         }
     }
 }

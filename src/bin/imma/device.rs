@@ -51,7 +51,7 @@ pub struct DeviceArgs {
     /// Where to compute: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: Device,
-    /// Threads of the CPU backend (default: all cores).
+    /// Threads of the CPU backend (default: all cores; at most 8 for each).
     #[arg(long)]
     pub threads: Option<usize>,
     /// Force a CPU kernel by name (see `imma info`).

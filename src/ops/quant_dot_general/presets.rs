@@ -1,7 +1,7 @@
 //! Configurations that serve most uses.
 //!
 //! The errors that each brings are those of the layer in `examples/data`, `[212, 384] x [384, 512]`, with random
-//! gradients of its result: Frobenius norms of the difference from float, relative to float. `tests/quant_dot_general.rs`
+//! gradients of its result: Frobenius norms of the difference from float, relative to float. `tests/ops/quant_dot_general.rs`
 //! measures them.
 
 use super::config::QuantDotGeneral;

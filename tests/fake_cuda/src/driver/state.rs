@@ -110,7 +110,7 @@ impl Driver {
         let seed = number_from_env("IMMA_FAKE_SEED").map_err(setting)?;
         let devices = number_from_env("IMMA_FAKE_DEVICES").map_err(setting)?;
         let devices = devices.map_or(1, |n| (n as usize).min(super::context::MOST));
-        super::stats::set_seed(seed.unwrap_or(1));
+        super::stats::set_first_seed(seed.unwrap_or(1));
         let pools = Table::new("memory pool");
         let default_pool = pools.insert(Pool::default());
         Ok(Driver {

@@ -1,6 +1,6 @@
 //! What a test may ask of the emulator, as plain C functions named `imma_fake_*`.
 //!
-//! Counts "since the mark" belong to the calling thread, so that tests of one process don't disturb
+//! Counts "since the mark" and the seed belong to the calling thread, so that tests of one process don't disturb
 //! each other; totals, the last fault and the allocations belong to the process.
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,7 +21,8 @@ pub struct Totals {
     pub allocated_bytes: u64,
 }
 
-static SEED: AtomicU64 = AtomicU64::new(1);
+/// Where a thread's seeds start that was given none.
+static FIRST_SEED: AtomicU64 = AtomicU64::new(1);
 static LAST_FAULT: Mutex<Option<CString>> = Mutex::new(None);
 
 thread_local! {
@@ -30,6 +31,7 @@ thread_local! {
     static LAST_REFUSAL: RefCell<Option<CString>> = const { RefCell::new(None) };
     /// What `imma_fake_last_fault` answered last, kept alive for its caller.
     static ANSWERED_FAULT: RefCell<Option<CString>> = const { RefCell::new(None) };
+    static SEED: Cell<Option<u64>> = const { Cell::new(None) };
     static LAUNCH_NUMBER: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -72,14 +74,14 @@ pub fn count_launch(driver: &Driver, kernel: &str, stats: &LaunchStats) {
 pub fn next_seed() -> u64 {
     let n = LAUNCH_NUMBER.get();
     LAUNCH_NUMBER.set(n + 1);
-    SEED.load(Relaxed)
+    SEED.get()
+        .unwrap_or_else(|| FIRST_SEED.load(Relaxed))
         .wrapping_add(n.wrapping_mul(0x9E37_79B9_7F4A_7C15))
 }
 
-/// Sets the seed from which launches take theirs.
-pub fn set_seed(seed: u64) {
-    SEED.store(seed, Relaxed);
-    LAUNCH_NUMBER.set(0);
+/// Sets the seed from which launches take theirs on threads that set none.
+pub fn set_first_seed(seed: u64) {
+    FIRST_SEED.store(seed, Relaxed);
 }
 
 fn c_string(text: &str) -> CString {
@@ -203,8 +205,9 @@ pub extern "C" fn imma_fake_calls_since_mark(name: Text) -> u64 {
     name.get().map_or(0, |name| since_mark(&[name]))
 }
 
-/// Seed of the schedules; this thread's launches are numbered from 0 again.
+/// Seed of this thread's schedules; its launches are numbered from 0 again.
 #[no_mangle]
 pub extern "C" fn imma_fake_set_seed(seed: u64) {
-    set_seed(seed);
+    SEED.set(Some(seed));
+    LAUNCH_NUMBER.set(0);
 }

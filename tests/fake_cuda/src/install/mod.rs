@@ -278,7 +278,7 @@ impl Fake {
         self.ask("imma_fake_allocated_bytes")
     }
 
-    /// Seed of the schedules, for all threads.
+    /// Seed of this thread's schedules.
     pub fn set_seed(&self, seed: u64) {
         // SAFETY: the function has this type in `driver::stats`.
         unsafe {

@@ -1,6 +1,6 @@
 //! Memory, streams and weights of another device's context are refused before anything runs there.
-#![cfg(all(feature = "cuda", target_os = "linux"))]
 
+use crate::support::{alone, hardware};
 use imma::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream};
 use imma::cuda::{Device, DeviceEpilogue, DeviceLhs, DeviceOutput, Matrix, Operands, Plan, Spec};
 use imma::{Backend, Cpu, DType, Epilogue, Gemm, Lhs, OutputMut, Weights};
@@ -19,8 +19,13 @@ fn refused<T: Debug>(result: imma::Result<T>, what: &str) {
 
 #[test]
 fn what_belongs_to_another_context_is_refused() {
-    if std::env::var("IMMA_TEST_DEVICE").as_deref() != Ok("hardware") {
-        std::env::set_var("IMMA_FAKE_DEVICES", "2");
+    if !alone(
+        "contexts::what_belongs_to_another_context_is_refused",
+        &[("IMMA_FAKE_DEVICES", "2")],
+    ) {
+        return;
+    }
+    if !hardware() {
         fake_cuda::install::install();
     } else if CudaContext::device_count().unwrap() < 2 {
         println!("not run: a machine with two devices is needed");

@@ -1,6 +1,7 @@
 //! Every backend against the oracle, bit for bit: shapes around tile edges, views, epilogues, extremes; each
 //! CPU leaf by name, one to three threads, packed and unpacked weights.
 
+use crate::random::Random;
 use half::{bf16, f16};
 use imma::numerics::{MAX_K, MAX_K_ZERO_POINT};
 use imma::reference::{self, Product};
@@ -259,21 +260,7 @@ impl Case {
     }
 }
 
-/// A small generator, so that a case is its seed: splitmix64.
-struct Random(u64);
-
 impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 24) as f32
-    }
-
     fn int8(&mut self, rows: usize, columns: usize, data: Data) -> Array2<i8> {
         let zero = (
             self.next() as usize % (rows + 1),
@@ -292,10 +279,10 @@ impl Random {
             self.next() as usize % (rows + 1),
             self.next() as usize % (columns + 1),
         );
-        let shift = self.unit();
+        let shift = self.fraction();
         let wild = 2 * (rows * columns) as u64 / 3 + 8;
         Array2::from_shape_fn((rows, columns), |(i, j)| {
-            let x = (self.unit() - shift) * 4.0;
+            let x = (self.fraction() - shift) * 4.0;
             match data {
                 Data::Lowest => -3.0,
                 Data::Highest => 0.7,
@@ -347,7 +334,7 @@ impl Operands {
         };
         let float_lhs = random.floats(m, k, data);
         let float_weights = random.floats(k, n, data);
-        let scale = |random: &mut Random| random.unit() * 0.02 + 1e-4;
+        let scale = |random: &mut Random| random.fraction() * 0.02 + 1e-4;
         let row_scales = (0..m).map(|_| scale(&mut random)).collect();
         let col_scales = (0..n).map(|_| scale(&mut random)).collect();
         let zero_points = (0..if case.zero_points == 1 { 1 } else { m })
@@ -357,7 +344,7 @@ impl Operands {
                 _ => i32::from(random.next() as i8),
             })
             .collect();
-        let bias: Vec<f32> = (0..n).map(|_| (random.unit() - 0.5) * 10.0).collect();
+        let bias: Vec<f32> = (0..n).map(|_| (random.fraction() - 0.5) * 10.0).collect();
         let residual = random.floats(m, case.output_columns(), Data::Full);
         Operands {
             lhs_int8: Stored::new(&random.int8(m, k, data), views[0], 77),

@@ -1,16 +1,15 @@
 //! A binary with `cuda` starts anywhere, and says what is missing.
-#![cfg(feature = "cuda")]
 
+use crate::support::{alone, hardware};
 use imma::cuda::{status, Device, Status};
 use std::process::Command;
-
-fn hardware() -> bool {
-    std::env::var("IMMA_TEST_DEVICE").as_deref() == Ok("hardware")
-}
 
 /// No driver is put in place here: this sees the machine as it is.
 #[test]
 fn status_answers_on_any_machine() {
+    if !alone("status::status_answers_on_any_machine", &[]) {
+        return;
+    }
     let status = status();
     println!("{status}");
     assert_ne!(status, Status::NotCompiledIn);
@@ -22,6 +21,10 @@ fn status_answers_on_any_machine() {
 
 #[test]
 fn opening_a_device_that_is_not_there_is_an_error() {
+    let name = "status::opening_a_device_that_is_not_there_is_an_error";
+    if !alone(name, &[]) {
+        return;
+    }
     let nowhere = 1000;
     let error = Device::open(nowhere).unwrap_err().to_string();
     assert!(error.contains("CUDA") && error.contains("1000"), "{error}");
@@ -56,7 +59,7 @@ fn status_names_what_is_missing() {
         let output = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
-                "with_the_emulated_driver",
+                "status::with_the_emulated_driver",
                 "--ignored",
                 "--nocapture",
             ])

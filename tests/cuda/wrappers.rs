@@ -1,9 +1,6 @@
 //! The safe wrappers: one clear error for each thing that does not fit, and launches that a graph can hold.
-#![cfg(all(feature = "cuda", target_os = "linux"))]
 
-mod cuda;
-
-use cuda::{device, fake, stream};
+use crate::support::{self, device, fake, stream};
 use imma::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use imma::cuda::{Dequantize, Matrix};
 use imma::rounding::Rounding;
@@ -11,7 +8,8 @@ use imma::Error;
 
 #[test]
 fn what_does_not_fit_is_refused_before_anything_runs() {
-    let (device, stream) = (device(), stream());
+    let (own, stream) = (support::own_device(), stream());
+    let device = &*own;
     let input = stream.clone_htod(&[1.0f32; 24]).unwrap();
     let mut output = stream.clone_htod(&[9i8; 24]).unwrap();
     let mut scales = stream.clone_htod(&[9.0f32; 4]).unwrap();

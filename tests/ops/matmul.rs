@@ -1,5 +1,6 @@
 //! The operations against three naive loops: shapes, strides, batches, element types, gradients.
 
+use crate::random::Random;
 use half::{bf16, f16};
 use imma::numerics::{absmax, bound, dequantize, multiplier, quantize, scale, MAX_K};
 use imma::{
@@ -12,23 +13,9 @@ use ndarray::{
 };
 use proptest::prelude::*;
 
-/// Numbers that look random and are the same every time.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn float(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-
+impl Random {
     fn floats<T: Element>(&mut self, shape: &[usize]) -> ArrayD<T> {
-        ArrayD::from_shape_simple_fn(shape, || T::from_f32(4.0 * self.float()))
+        ArrayD::from_shape_simple_fn(shape, || T::from_f32(4.0 * self.unit()))
     }
 
     fn int8(&mut self, shape: &[usize]) -> ArrayD<i8> {
@@ -238,7 +225,7 @@ proptest! {
 
     #[test]
     fn int8_products_are_exact((lhs, rhs) in shapes(), seed: u64) {
-        let mut noise = Noise(seed);
+        let mut noise = Random(seed);
         let (lhs, rhs) = (noise.int8(&lhs), noise.int8(&rhs));
         let want = naive(&lhs.view(), &rhs.view(), exact);
         let (lhs, rhs) = (noise.stored(lhs), noise.stored(rhs));
@@ -249,7 +236,7 @@ proptest! {
 
     #[test]
     fn float_products_are_close((lhs, rhs) in shapes(), seed: u64) {
-        let mut noise = Noise(seed);
+        let mut noise = Random(seed);
         let (l, r) = (noise.floats::<f32>(&lhs), noise.floats::<f32>(&rhs));
         let (l, r) = (noise.stored(l), noise.stored(r));
         check_float(l.view(), r.view());
@@ -263,7 +250,7 @@ proptest! {
 
     #[test]
     fn quantized_products_follow_the_formula(m in 0usize..40, k in 0usize..70, n in 0usize..70, seed: u64) {
-        fn check<T: Element>(noise: &mut Noise, m: usize, k: usize, n: usize) {
+        fn check<T: Element>(noise: &mut Random, m: usize, k: usize, n: usize) {
             let (mut a, mut w) = (noise.floats::<T>(&[m, k]), noise.floats::<T>(&[k, n]));
             // Now and then a value that is not a number, or a row of zeros.
             if a.len() > 1 && noise.next().is_multiple_of(4) {
@@ -280,7 +267,7 @@ proptest! {
             let layer = Int8Linear::from_float(w.reversed_axes(), None).unwrap();
             assert_eq!(bits(&layer.forward(a).unwrap()), want);
         }
-        let mut noise = Noise(seed);
+        let mut noise = Random(seed);
         check::<f32>(&mut noise, m, k, n);
         check::<f16>(&mut noise, m, k, n);
         check::<bf16>(&mut noise, m, k, n);
@@ -288,8 +275,8 @@ proptest! {
 
     #[test]
     fn quantising_is_elementwise_in_any_layout(shape in prop::collection::vec(0usize..6, 0..4), seed: u64) {
-        let mut noise = Noise(seed);
-        let x = ArrayD::from_shape_simple_fn(shape, || noise.float() * 150.0);
+        let mut noise = Random(seed);
+        let x = ArrayD::from_shape_simple_fn(shape, || noise.unit() * 150.0);
         let want = x.mapv(|x| x.round_ties_even().clamp(-127.0, 127.0) as i8);
         let x = noise.stored(x);
         prop_assert_eq!(quant_int8(x.view()), want);
@@ -303,7 +290,7 @@ proptest! {
         right in prop::collection::vec(1usize..4, 0..3),
         seed: u64,
     ) {
-        let mut noise = Noise(seed);
+        let mut noise = Random(seed);
         let mut case = GeneralCase::new(&mut noise, &batch, &contracted, &left, &right);
         let got = FloatDotGeneral
             .dot_general(case.lhs.view(), case.rhs.view(), &case.dims, Precision::Default)
@@ -328,7 +315,7 @@ struct GeneralCase {
 
 impl GeneralCase {
     fn new(
-        noise: &mut Noise,
+        noise: &mut Random,
         batch: &[usize],
         contracted: &[usize],
         left: &[usize],
@@ -419,7 +406,7 @@ impl GeneralCase {
     }
 
     /// The product is linear in each operand, so that differences of any size give its gradient.
-    fn check_gradients(&mut self, noise: &mut Noise) {
+    fn check_gradients(&mut self, noise: &mut Random) {
         let (y, pullback) = FloatDotGeneral
             .vjp(
                 self.lhs.view(),
@@ -468,7 +455,7 @@ impl GeneralCase {
 
 #[test]
 fn repeated_and_zero_stride_operands_count_as_their_copies() {
-    let mut noise = Noise(1);
+    let mut noise = Random(1);
     let lhs = noise.int8(&[3, 1, 5, 7]);
     let rhs = noise.int8(&[7, 4]);
     let (lhs, rhs) = (
@@ -538,7 +525,7 @@ fn operands_that_do_not_fit_are_refused_with_their_shapes() {
 
 #[test]
 fn batches_and_vectors_through_int8_are_that_many_rows() {
-    let mut noise = Noise(2);
+    let mut noise = Random(2);
     let w = noise.floats::<f32>(&[9, 6]).into_dimensionality().unwrap();
     let x = noise
         .floats::<f32>(&[2, 3, 9])
@@ -617,7 +604,7 @@ fn backward_refuses_a_gradient_of_another_shape() {
 
 #[test]
 fn linear_writes_any_layout_and_any_number_of_axes() {
-    let mut noise = Noise(3);
+    let mut noise = Random(3);
     let weight = noise
         .floats::<bf16>(&[33, 20])
         .into_dimensionality()
@@ -653,7 +640,7 @@ fn linear_writes_any_layout_and_any_number_of_axes() {
 
 #[test]
 fn linear_steps_are_those_of_the_epilogue() {
-    let mut noise = Noise(4);
+    let mut noise = Random(4);
     let weight = noise
         .int8(&[5, 40])
         .into_dimensionality::<ndarray::Ix2>()

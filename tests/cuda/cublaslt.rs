@@ -1,9 +1,6 @@
 //! The safe layer over cuBLASLt: exact sums, its rules by name, candidates, workspaces, graphs, threads.
-#![cfg(feature = "cuda")]
 
-mod cuda;
-
-use cuda::{device, hardware, stream, Random};
+use crate::support::{device, hardware, stream, Random};
 use imma::cuda::cublaslt::{LtOutput, LtProduct, LtResult, LtShape};
 use imma::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use imma::cuda::cudarc::driver::CudaStream;
@@ -334,7 +331,12 @@ fn a_missing_library_is_reported() {
         std::os::unix::fs::symlink(fake_cuda::install::library().unwrap(), link).unwrap();
     }
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "without_the_library", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "cublaslt::without_the_library",
+            "--ignored",
+            "--nocapture",
+        ])
         .env("LD_LIBRARY_PATH", &folder)
         .output()
         .unwrap();

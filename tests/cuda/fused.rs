@@ -1,10 +1,7 @@
 //! The kernels that run right before a product, `rmsnorm_quantize` and `silu_mul_quantize`: bit-equal with the CPU and
 //! with the unfused pair, over ragged shapes, every element type, odd places in memory, rows that are no numbers.
-#![cfg(all(feature = "cuda", target_os = "linux"))]
 
-mod cuda;
-
-use cuda::{device, floats, same, stream, Placed, Random, Type};
+use crate::support::{self, device, floats, same, stream, Placed, Random, Type};
 use half::{bf16, f16};
 use imma::cuda::cudarc::driver::CudaStream;
 use imma::cuda::Matrix;
@@ -252,6 +249,7 @@ fn silu_mul<T: Type>(wrong: &mut Vec<String>) {
 
 #[test]
 fn fused_kernels_give_the_bits_of_the_cpu_and_of_the_pair() {
+    let own = support::own_device();
     let wrong = &mut Vec::new();
     rmsnorm::<f32>(140_003, wrong);
     rmsnorm::<f16>(70_001, wrong);
@@ -267,7 +265,7 @@ fn fused_kernels_give_the_bits_of_the_cpu_and_of_the_pair() {
     );
 
     // A kernel that nothing launched has no test.
-    cuda::check_all_launched("cuda_fused");
+    support::check_all_launched(&own, "fused");
 }
 
 /// A row's result depends on the row alone: alone or in a batch, wherever it lies.

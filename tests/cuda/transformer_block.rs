@@ -1,15 +1,13 @@
 //! The transformer block of the example: on the device as on the CPU, captured in a graph and replayed, and near the block
 //! in floats.
-#![cfg(all(feature = "cuda", target_os = "linux"))]
 
-#[path = "../examples/transformer_block/block.rs"]
+#[path = "../../examples/transformer_block/block.rs"]
 mod block;
-mod cuda;
-#[path = "../examples/transformer_block/device.rs"]
+#[path = "../../examples/transformer_block/device.rs"]
 mod transformer;
 
+use crate::support::{fake, own_device, stream};
 use block::{random_rows, BlockWeights, HostBlock, Shape, EPSILON};
-use cuda::{device, fake, stream};
 use half::bf16;
 use ndarray::{s, Array1, Array2, ArrayView2};
 use transformer::{capture, DeviceBlock, SingleToken};
@@ -32,7 +30,8 @@ const fn shape(tokens: usize, hidden: usize, inner: usize) -> Shape {
 
 #[test]
 fn two_blocks_are_captured_and_replayed_with_the_bits_of_the_cpu() {
-    let (device, stream) = (device(), stream());
+    let (own, stream) = (own_device(), stream());
+    let device = &*own;
     for (i, shape) in SHAPES.into_iter().enumerate() {
         let weights = [0, 1].map(|layer| BlockWeights::random(shape, 10 * i as u64 + layer));
         let host = weights
@@ -49,7 +48,7 @@ fn two_blocks_are_captured_and_replayed_with_the_bits_of_the_cpu() {
         let mut y = stream.alloc_zeros::<bf16>(elements).unwrap();
         stream.synchronize().unwrap();
 
-        let before = launches();
+        let before = device.launches();
         if let Some(fake) = fake() {
             fake.mark();
         }
@@ -66,7 +65,8 @@ fn two_blocks_are_captured_and_replayed_with_the_bits_of_the_cpu() {
             assert_eq!(fake.synchronisations_since_mark(), 0, "{shape:?}");
         }
         // Four products, the two norms, SiLU and the attention's result, twice; every one on a kernel of this crate.
-        let enqueued: Vec<_> = launches()
+        let enqueued: Vec<_> = device
+            .launches()
             .iter()
             .zip(&before)
             .map(|(after, before)| (after.0, after.1 - before.1))
@@ -112,10 +112,6 @@ fn two_blocks_are_captured_and_replayed_with_the_bits_of_the_cpu() {
             }
         }
     }
-}
-
-fn launches() -> Vec<(&'static str, u64)> {
-    device().launches()
 }
 
 /// The block in f32, with the softmax written out: each token attends to itself alone.

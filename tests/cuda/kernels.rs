@@ -1,10 +1,7 @@
 //! Every kernel in `cuda/`, through the public API, against a naive reading of `imma::numerics`: random shapes,
 //! types, alignments and strides, slices with NaN, infinity, zeros and ties. Bits must be equal.
-#![cfg(all(feature = "cuda", target_os = "linux"))]
 
-mod cuda;
-
-use cuda::{device, floats, same, stream, Placed, Random, Type};
+use crate::support::{self, device, floats, same, stream, Placed, Random, Type};
 use half::{bf16, f16};
 use imma::cuda::Dequantize;
 use imma::numerics::{self, Asymmetric};
@@ -431,6 +428,7 @@ fn transpose_s8(wrong: &mut Vec<String>) {
 
 #[test]
 fn every_kernel_gives_the_bits_of_the_numerics() {
+    let own = support::own_device();
     let wrong = &mut Vec::new();
     for by_row in [true, false] {
         quantize_slices::<f32>(by_row, wrong);
@@ -453,5 +451,5 @@ fn every_kernel_gives_the_bits_of_the_numerics() {
     );
 
     // A kernel that nothing launched has no test.
-    cuda::check_all_launched("cuda_kernels");
+    support::check_all_launched(&own, "kernels");
 }

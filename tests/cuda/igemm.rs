@@ -1,50 +1,17 @@
 //! The tensor-core GEMM and the device epilogue against the naive oracle: every instance, splits of K, output types,
 //! parts of the epilogue, ragged shapes, odd places in memory. Bits must be equal.
-#![cfg(all(feature = "cuda", target_os = "linux"))]
 
-mod cuda;
-
-use cuda::{device, same, stream, Placed, Random};
+use crate::output::Out;
+use crate::support::{self, device, same, stream, Placed, Random};
 use half::{bf16, f16};
 use imma::cuda::cudarc::driver::{CudaSlice, CudaStream};
 use imma::cuda::{
-    by_name, choose, Batches, DeviceEpilogue, DeviceFloats, Igemm, Matrix, OutputElement, Tile,
-    TILES,
+    by_name, choose, Batches, DeviceEpilogue, DeviceFloats, Igemm, Matrix, Tile, TILES,
 };
 use imma::reference::{self, Product};
 use imma::{Activation, DType, Epilogue, Error, FloatSlice, FloatView, Lhs, Scales, Weights};
 use ndarray::{Array2, ArrayView2};
 use std::sync::Arc;
-
-/// An output type with how it is read from the oracle and compared.
-trait Out: OutputElement + Copy + PartialEq + std::fmt::Debug {
-    const POISON: Self;
-    const GAP: Self;
-    fn of(product: Product) -> Vec<Self>;
-    fn equal(a: Self, b: Self) -> bool;
-}
-macro_rules! out {
-    ($t:ty, $tag:ident, $poison:expr, $gap:expr, $equal:expr) => {
-        impl Out for $t {
-            const POISON: Self = $poison;
-            const GAP: Self = $gap;
-            fn of(product: Product) -> Vec<Self> {
-                match product {
-                    Product::$tag(array) => array.into_iter().collect(),
-                    other => panic!("the oracle answered {other:?}"),
-                }
-            }
-            fn equal(a: Self, b: Self) -> bool {
-                $equal(a, b)
-            }
-        }
-    };
-}
-out!(f32, F32, -77.0, -78.0, same);
-out!(f16, F16, f16::NEG_ONE, f16::MAX, same);
-out!(bf16, BF16, bf16::NEG_ONE, bf16::MAX, same);
-out!(i32, I32, -77, -78, |a, b| a == b);
-out!(i8, I8, -77, -78, |a, b| a == b);
 
 /// Host and device copies of floats of one of the three types.
 enum Floats {
@@ -55,7 +22,7 @@ enum Floats {
 
 impl Floats {
     fn new(stream: &Arc<CudaStream>, random: &mut Random, rows: usize, cols: usize) -> Self {
-        fn make<T: cuda::Type>(
+        fn make<T: support::Type>(
             stream: &Arc<CudaStream>,
             random: &mut Random,
             rows: usize,
@@ -109,7 +76,7 @@ macro_rules! with_device {
         match $floats {
             None => {
                 let $device: Option<DeviceFloats<'_>> = None;
-                let $geometry: Option<cuda::Geometry> = None;
+                let $geometry: Option<support::Geometry> = None;
                 $body
             }
             Some(Floats::F32(_, p)) => {
@@ -414,6 +381,7 @@ fn check_any(random: &mut Random, tile: &'static Tile, splits: usize, shape: [us
 /// Every instance over whole tiles, one less and one more, K of no step, part of one and more than the pipeline holds.
 #[test]
 fn every_instance_gives_the_oracle_s_bits() {
+    let own = support::own_device();
     let random = &mut Random(11);
     for tile in &TILES {
         let (m, n, k) = (tile.m, tile.n, tile.k);
@@ -458,7 +426,7 @@ fn every_instance_gives_the_oracle_s_bits() {
     let entries = |image: &&imma::cuda::Image| image.name == "igemm_sm80";
     let entries = imma::cuda::images().iter().find(entries).unwrap().entries;
     assert_eq!(entries.len(), TILES.len(), "an entry without a tile");
-    cuda::check_all_launched("cuda_igemm");
+    support::check_all_launched(&own, "igemm");
 }
 
 /// A row's result is the same alone, in a batch of rows, by any instance and any split.
@@ -691,7 +659,8 @@ fn a_batch_is_its_products_one_by_one() {
 
 #[test]
 fn what_does_not_fit_is_refused_before_anything_runs() {
-    let (device, stream) = (device(), stream());
+    let (own, stream) = (support::own_device(), stream());
+    let device = &*own;
     let a = stream.clone_htod(&[1i8; 4 * 32 + 16]).unwrap();
     let w = stream.clone_htod(&[1i8; 3 * 32]).unwrap();
     let mut out = stream.clone_htod(&[9i32; 12]).unwrap();

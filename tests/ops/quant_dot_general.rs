@@ -1,7 +1,6 @@
 //! The quantised dot_general against loops that share nothing with it, and what it promises beside the numbers.
 
-mod labelled;
-
+use crate::labelled::{self, numbers, product, Case, Quant};
 use half::{bf16, f16};
 use imma::quant::{Calibration, ErrorReport};
 use imma::{
@@ -9,7 +8,6 @@ use imma::{
     FloatDotGeneral, FrozenOperand, OperandQuant, Precision, ProductQuant, QuantDotGeneral,
     QuantGradient, Rounding, SharedAxes,
 };
-use labelled::{numbers, product, Case, Quant};
 use ndarray::{arr1, arr2, s, Array2, ArrayD, Axis};
 use proptest::prelude::*;
 use std::sync::Arc;

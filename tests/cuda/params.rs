@@ -1,7 +1,6 @@
 //! The committed src/cuda/params.rs is what bindgen makes of cuda/params.h.
 //!
-//! After a change of the header:  IMMA_UPDATE=1 cargo test --features cuda,bindgen --test cuda_params
-#![cfg(feature = "cuda")]
+//! After a change of the header:  IMMA_UPDATE=1 cargo test --features cuda,bindgen --test cuda params
 
 const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cuda/params.rs");
 const HEADER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cuda/params.h");
@@ -24,7 +23,7 @@ fn committed_bindings_are_of_this_header() {
     assert!(
         first.contains(&format!("{hash:016x}")),
         "src/cuda/params.rs is stale ({first}): \
-         IMMA_UPDATE=1 cargo test --features cuda,bindgen --test cuda_params"
+         IMMA_UPDATE=1 cargo test --features cuda,bindgen --test cuda params"
     );
 }
 
@@ -38,6 +37,6 @@ fn committed_bindings_are_what_bindgen_makes() {
     let committed = std::fs::read_to_string(COMMITTED).unwrap();
     assert!(
         committed == made,
-        "src/cuda/params.rs is stale: IMMA_UPDATE=1 cargo test --features cuda,bindgen --test cuda_params"
+        "src/cuda/params.rs is stale: IMMA_UPDATE=1 cargo test --features cuda,bindgen --test cuda params"
     );
 }

@@ -1,21 +1,13 @@
 //! The command, run as a user runs it.
 
+use crate::folder::Folder;
 use half::f16;
 use imma::npy::{self, NpyArray};
 use ndarray::{arr1, Array2, ArrayD};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// A folder of its own for each test, removed at the end.
-struct Folder(PathBuf);
-
 impl Folder {
-    fn new(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("imma-cli-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        Folder(dir)
-    }
-
     fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
@@ -27,12 +19,6 @@ impl Folder {
             .collect();
         names.sort();
         names
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -234,6 +220,14 @@ fn wrong_input_is_refused_in_one_sentence_and_leaves_nothing() {
     refused(
         &matmul(&dir, "a.npy", "w.npy", &["--threads", "0"]),
         &["threads", "found 0", "at least 1"].map(|p| if p == "found 0" { "is 0" } else { p }),
+    );
+    refused(
+        &matmul(&dir, "a.npy", "w.npy", &["--threads", "1000000"]),
+        &["threads is 1000000", "at most", "for each CPU"],
+    );
+    refused(
+        &imma(&["bench", "gemm", "--threads", "1000000"]),
+        &["threads is 1000000", "at most"],
     );
     refused(
         &matmul(&dir, "a.npy", "w.npy", &["--leaf", "abacus"]),

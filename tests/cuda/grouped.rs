@@ -1,9 +1,6 @@
 //! Weights whose scales change along K, on the device: every instance against three loops, and the layer against the CPU's.
-#![cfg(all(feature = "cuda", target_os = "linux"))]
 
-mod cuda;
-
-use cuda::{device, stream, Placed, Random};
+use crate::support::{self, device, stream, Placed, Random};
 use half::{bf16, f16};
 use imma::cuda::cudarc::driver::{CudaStream, CudaView, DeviceRepr};
 use imma::cuda::{
@@ -59,9 +56,9 @@ enum PlacedFloats {
 }
 
 enum View<'a> {
-    F32(CudaView<'a, f32>, cuda::Geometry),
-    F16(CudaView<'a, f16>, cuda::Geometry),
-    BF16(CudaView<'a, bf16>, cuda::Geometry),
+    F32(CudaView<'a, f32>, support::Geometry),
+    F16(CudaView<'a, f16>, support::Geometry),
+    BF16(CudaView<'a, bf16>, support::Geometry),
 }
 
 impl Floats {
@@ -239,7 +236,7 @@ fn check<O: Out>(random: &mut Random, tile: &'static Tile, size: usize, [m, n, k
         )
         .unwrap_or_else(|error| panic!("{case}: {error}"));
     if let Err(error) = stream.synchronize() {
-        let fault = cuda::fake().and_then(|fake| fake.last_fault());
+        let fault = support::fake().and_then(|fake| fake.last_fault());
         panic!("{case}: {error:?} {}", fault.unwrap_or_default());
     }
     let found = output.read(&stream);
@@ -266,6 +263,7 @@ fn check_any(random: &mut Random, tile: &'static Tile, size: usize, shape: [usiz
 /// Every instance and size of a group over whole tiles, one less and one more, K inside a group, of none and of many stages.
 #[test]
 fn every_instance_gives_the_definitions_bits() {
+    let own = support::own_device();
     let random = &mut Random(31);
     for tile in &GROUPED_TILES {
         let (m, n, k) = (tile.m, tile.n, tile.k);
@@ -306,7 +304,7 @@ fn every_instance_gives_the_definitions_bits() {
         GROUPED_TILES.len(),
         "an entry without a tile"
     );
-    cuda::check_all_launched("cuda_grouped");
+    support::check_all_launched(&own, "grouped");
 }
 
 fn noise<T: Element>(random: &mut Random, rows: usize, cols: usize) -> Array2<T> {
@@ -413,7 +411,8 @@ fn a_layer_runs_in_a_workspace_of_the_callers() {
 
 #[test]
 fn what_does_not_fit_is_refused_before_anything_runs() {
-    let (device, stream) = (device(), stream());
+    let (own, stream) = (support::own_device(), stream());
+    let device = &*own;
     let (m, n, k) = (4, 8, 64);
     let a = stream.alloc_zeros::<i8>(m * k + 1).unwrap();
     let w = stream.alloc_zeros::<i8>(n * k).unwrap();

@@ -1,9 +1,6 @@
 //! The quantised dot_general on a device: forward, both gradients and frozen operands have the bits of the CPU.
-#![cfg(feature = "cuda")]
 
-mod cuda;
-
-use cuda::{device, same, Random, Type};
+use crate::support::{own_device, same, Random, Type};
 use half::bf16;
 use imma::cuda::DeviceElement;
 use imma::{
@@ -76,7 +73,8 @@ fn like_the_cpu<T: Type + DeviceElement>(seed: u64) {
         ),
     ];
     let cpu: Arc<dyn Backend> = Arc::new(Cpu::new());
-    let gpu: Arc<dyn Backend> = device().clone();
+    let own = own_device();
+    let gpu: Arc<dyn Backend> = own.clone();
     for (lhs, rhs, dims) in cases() {
         let (a, b) = (array::<T>(&mut random, &lhs), array::<T>(&mut random, &rhs));
         for (name, configuration) in &configurations {
@@ -88,7 +86,7 @@ fn like_the_cpu<T: Type + DeviceElement>(seed: u64) {
                     .backend(backend.clone());
                 builder.build().unwrap()
             };
-            let launches = || -> u64 { device().launches().iter().map(|(_, n)| n).sum() };
+            let launches = || -> u64 { own.launches().iter().map(|(_, n)| n).sum() };
             let before = launches();
             let run = |dot: &QuantDotGeneral| {
                 let (y, pullback) = dot

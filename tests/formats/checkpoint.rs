@@ -1,5 +1,6 @@
 //! Checkpoints made by others are read as their makers mean them; damaged and hostile ones are refused.
 
+use crate::folder::Folder;
 use imma::checkpoint::{Checkpoint, StoredWeight};
 use imma::{default_backend, ActivationQuant, Cpu, GroupedLinear, Int8Linear};
 use ndarray::{arr2, Array2, ArrayD, Ix2};
@@ -25,16 +26,7 @@ fn matrix(x: ArrayD<f32>) -> Array2<f32> {
     x.into_dimensionality::<Ix2>().unwrap()
 }
 
-/// A folder of its own, removed at the end.
-struct Folder(PathBuf);
-
 impl Folder {
-    fn new(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("imma-ckpt-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        Folder(dir)
-    }
-
     /// A file of this header and this many bytes of data, opened.
     fn open(&self, header: &str, data: &[u8]) -> Result<Checkpoint, String> {
         let path = self.0.join("model.safetensors");
@@ -43,12 +35,6 @@ impl Folder {
         bytes.extend_from_slice(data);
         std::fs::write(&path, bytes).unwrap();
         Checkpoint::open(&path).map_err(|e| e.to_string())
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

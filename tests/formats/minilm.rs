@@ -1,9 +1,9 @@
 //! The MiniLM example against transformers, when `IMMA_MINILM` names the model's folder (examples/minilm/main.rs says how
 //! to get it), and a layer of the same size always.
 
-#[path = "../examples/minilm/bert.rs"]
+#[path = "../../examples/minilm/bert.rs"]
 mod bert;
-#[path = "../examples/minilm/wordpiece.rs"]
+#[path = "../../examples/minilm/wordpiece.rs"]
 mod wordpiece;
 
 use bert::{cosine, Bert, Kind};

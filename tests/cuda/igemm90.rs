@@ -1,65 +1,30 @@
 //! The Hopper GEMM (TMA, wgmma) against the naive oracle: every instance, splits of K, output types, parts of the
 //! epilogue, ragged shapes, random schedules. Bits must be equal, and a workspace is left zero.
-#![cfg(all(feature = "cuda", target_os = "linux"))]
 
-mod cuda;
-
-use cuda::{device, same, stream, Placed, Random};
+use crate::output::Out;
+use crate::support::{self, device, stream, Placed, Random};
 use half::{bf16, f16};
 use imma::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use imma::cuda::cudarc::driver::{CudaSlice, CudaStream, DevicePtrMut};
 use imma::cuda::{
-    by_name90, candidates90, choose90, DeviceEpilogue, DeviceFloats, Igemm90, Matrix,
-    OutputElement, TensorMaps, Tile90, TILES90,
+    by_name90, candidates90, choose90, DeviceEpilogue, DeviceFloats, Igemm90, Matrix, TensorMaps,
+    Tile90, TILES90,
 };
-use imma::reference::{self, Product};
+use imma::reference;
 use imma::{Activation, DType, Epilogue, Error, FloatSlice, FloatView, Lhs, Scales, Weights};
 use ndarray::{Array2, ArrayView2};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
-/// One test at a time where there is anything to run (a device of compute capability 9.0 and a build for it): the last
-/// one compares counts of launches.
-fn runs() -> Option<MutexGuard<'static, ()>> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let alone = ALONE.lock().unwrap_or_else(|poison| poison.into_inner());
+/// Whether there is anything to run: a device of compute capability 9.0 and a build for it.
+fn runs() -> bool {
     match device().has_igemm90() {
-        Ok(()) => Some(alone),
+        Ok(()) => true,
         Err(error) => {
             println!("not run: {error}");
-            None
+            false
         }
     }
 }
-
-/// An output type with how it is read from the oracle and compared.
-trait Out: OutputElement + Copy + PartialEq + std::fmt::Debug {
-    const POISON: Self;
-    const GAP: Self;
-    fn of(product: Product) -> Vec<Self>;
-    fn equal(a: Self, b: Self) -> bool;
-}
-macro_rules! out {
-    ($t:ty, $tag:ident, $poison:expr, $gap:expr, $equal:expr) => {
-        impl Out for $t {
-            const POISON: Self = $poison;
-            const GAP: Self = $gap;
-            fn of(product: Product) -> Vec<Self> {
-                match product {
-                    Product::$tag(array) => array.into_iter().collect(),
-                    other => panic!("the oracle answered {other:?}"),
-                }
-            }
-            fn equal(a: Self, b: Self) -> bool {
-                $equal(a, b)
-            }
-        }
-    };
-}
-out!(f32, F32, -77.0, -78.0, same);
-out!(f16, F16, f16::NEG_ONE, f16::MAX, same);
-out!(bf16, BF16, bf16::NEG_ONE, bf16::MAX, same);
-out!(i32, I32, -77, -78, |a, b| a == b);
-out!(i8, I8, -77, -78, |a, b| a == b);
 
 /// Operands of one product, on the host and placed on the device where TMA can read them.
 struct Operands {
@@ -146,7 +111,7 @@ fn check_way<O: Out>(
 ) {
     let Igemm90 { tile, splits, .. } = igemm;
     let (device, stream) = (device(), stream());
-    if let Some(fake) = cuda::fake() {
+    if let Some(fake) = support::fake() {
         fake.set_seed(random.next());
     }
     let operands = Operands::new(&stream, random, [m, n, k]);
@@ -265,7 +230,7 @@ fn check_way<O: Out>(
             )
             .unwrap_or_else(|error| panic!("{case}: {error}"));
         if let Err(error) = stream.synchronize() {
-            let fault = cuda::fake().and_then(|fake| fake.last_fault());
+            let fault = support::fake().and_then(|fake| fake.last_fault());
             panic!("{case}: {error:?} {}", fault.unwrap_or_default());
         }
         let found = output.read(&stream);
@@ -302,7 +267,10 @@ fn check_any(random: &mut Random, igemm: Igemm90, shape: [usize; 3]) {
 /// output type; many tiles a block.
 #[test]
 fn every_instance_gives_the_oracle_s_bits() {
-    let Some(_alone) = runs() else { return };
+    if !runs() {
+        return;
+    }
+    let own = support::own_device();
     let random = &mut Random(90);
     for tile in TILES90 {
         let (m, n) = tile.rows();
@@ -340,13 +308,15 @@ fn every_instance_gives_the_oracle_s_bits() {
     let entries = |image: &&imma::cuda::Image| image.name == "igemm_sm90";
     let entries = imma::cuda::images().iter().find(entries).unwrap().entries;
     assert_eq!(entries.len(), TILES90.len(), "an entry without a tile");
-    cuda::check_all_launched("cuda_igemm90");
+    support::check_all_launched(&own, "igemm90");
 }
 
 /// Scales and a bias to an output that TMA can store to: whole tiles, edges inside of a box of it, many tiles a block.
 #[test]
 fn plain_results_are_stored_by_tma() {
-    let Some(_alone) = runs() else { return };
+    if !runs() {
+        return;
+    }
     let random = &mut Random(91);
     for tile in TILES90.iter().filter(|tile| !tile.swapped) {
         let (m, n) = tile.rows();
@@ -369,7 +339,9 @@ fn plain_results_are_stored_by_tma() {
 /// Small shapes at random, each under its own schedule.
 #[test]
 fn random_shapes_and_schedules() {
-    let Some(_alone) = runs() else { return };
+    if !runs() {
+        return;
+    }
     let random = &mut Random(91);
     for _ in 0..40 {
         let tile = &TILES90[random.below(TILES90.len())];
@@ -388,7 +360,9 @@ fn random_shapes_and_schedules() {
 /// what that kernel wrote, so weights that it writes can't be called ready.
 #[test]
 fn a_product_overlaps_the_kernel_that_quantises() {
-    let Some(_alone) = runs() else { return };
+    if !runs() {
+        return;
+    }
     let (device, stream) = (device(), stream());
     let random = &mut Random(92);
     let [m, n, k] = [20, 70, 640];
@@ -458,7 +432,9 @@ fn a_product_overlaps_the_kernel_that_quantises() {
 /// A split product in a graph: one launch, which leaves the workspace as it found it.
 #[test]
 fn a_split_product_is_captured_and_replayed() {
-    let Some(_alone) = runs() else { return };
+    if !runs() {
+        return;
+    }
     let (device, stream) = (device(), stream());
     let [m, n, k] = [5, 30, 640];
     let mut a = stream.clone_htod(&vec![1i8; m * k]).unwrap();
@@ -505,8 +481,10 @@ fn a_split_product_is_captured_and_replayed() {
 /// Maps are made when an operand is first met, and again only when it moves.
 #[test]
 fn tensor_maps_are_made_once() {
-    let Some(_alone) = runs() else { return };
-    let Some(fake) = cuda::fake() else {
+    if !runs() {
+        return;
+    }
+    let Some(fake) = support::fake() else {
         return println!("not run: counts need the emulated driver");
     };
     let (device, stream) = (device(), stream());
@@ -565,8 +543,11 @@ fn tensor_maps_are_made_once() {
 
 #[test]
 fn what_does_not_fit_is_refused_before_anything_runs() {
-    let Some(_alone) = runs() else { return };
-    let (device, stream) = (device(), stream());
+    if !runs() {
+        return;
+    }
+    let (own, stream) = (support::own_device(), stream());
+    let device = &*own;
     let a = stream.clone_htod(&[1i8; 4 * 32 + 16]).unwrap();
     let w = stream.clone_htod(&[1i8; 3 * 32]).unwrap();
     let mut out = stream.clone_htod(&[9i32; 12]).unwrap();

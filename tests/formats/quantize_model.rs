@@ -1,5 +1,6 @@
 //! A model's folder written as a W8A8 checkpoint: what is in it, and that a run can be cut off anywhere.
 
+use crate::folder::Folder;
 use imma::checkpoint::{quantize_model, Checkpoint, QuantizeOptions, StoredWeight};
 use imma::quant::Calibration;
 use imma::{GroupedLinear, Int8Linear};
@@ -14,16 +15,7 @@ fn data(folder: &str) -> PathBuf {
         .join(folder)
 }
 
-/// A folder of its own, removed at the end.
-struct Folder(PathBuf);
-
 impl Folder {
-    fn new(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("imma-qm-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        Folder(dir)
-    }
-
     /// The model of floats, with a few files beside it.
     fn model(&self) -> PathBuf {
         let model = self.0.join("model");
@@ -38,12 +30,6 @@ impl Folder {
         std::fs::write(model.join("pooling/config.json"), "[1]").unwrap();
         std::fs::write(model.join("pytorch_model.bin"), "floats again").unwrap();
         model
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

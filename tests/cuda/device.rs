@@ -1,9 +1,6 @@
 //! Plans and operations on the device: the bits of the CPU, whatever the algorithm, batch and memory.
-#![cfg(feature = "cuda")]
 
-mod cuda;
-
-use cuda::{device, fake, floats, same, stream, Random, Type};
+use crate::support::{self, device, fake, floats, same, stream, Random, Type};
 use half::{bf16, f16};
 use imma::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use imma::cuda::cudarc::driver::{CudaSlice, CudaStream};
@@ -17,6 +14,7 @@ use imma::{
     Int8Linear, Lhs, OutputMut, Scales, Weights,
 };
 use ndarray::{Array1, Array2, ArrayView2, Axis};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// M, N, K: none, one, ragged, aligned, long enough for algorithms that want a workspace.
@@ -549,7 +547,7 @@ fn a_row_does_not_depend_on_its_batch() {
 fn a_run_allocates_nothing_waits_for_nothing_and_is_captured() {
     let me = std::env::current_exe().unwrap();
     let output = std::process::Command::new(me)
-        .args(["--exact", "capture", "--ignored", "--nocapture"])
+        .args(["--exact", "device::capture", "--ignored", "--nocapture"])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
@@ -758,7 +756,8 @@ fn plans_that_make_no_sense_are_refused() {
 
 #[test]
 fn operands_that_are_not_the_plans_are_refused_before_anything_runs() {
-    let (device, stream) = (device(), stream());
+    let (own, stream) = (support::own_device(), stream());
+    let device = &*own;
     let (m, n, k) = (4, 6, 40);
     let job = Job::new(&stream, Spec::floats(m, n, k, DType::F32, DType::F32), 61);
     let longer = Spec::floats(m, n, k + 1, DType::F32, DType::F32);
@@ -860,8 +859,13 @@ fn what_the_device_lacks_memory_for_is_an_error() {
 fn tuned_choices_are_remembered() {
     let folder = std::env::temp_dir().join(format!("imma-tuned-{}", std::process::id()));
     let path = folder.join("choices.txt");
-    // No other test here tunes, so no other reads it.
-    std::env::set_var("IMMA_CHOICES", &path);
+    // Every device of a process reads the file that the variable names.
+    let variables = [("IMMA_CHOICES", path.to_str().unwrap())];
+    if !support::alone("device::tuned_choices_are_remembered", &variables) {
+        return;
+    }
+    let path = PathBuf::from(std::env::var_os("IMMA_CHOICES").unwrap());
+    let folder = path.parent().unwrap();
     let spec = Spec::floats(3, 8, 4096, DType::F32, DType::F32);
     let spec = spec.with_algorithm(Algorithm::Autotuned);
     let stream = stream();

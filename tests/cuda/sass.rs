@@ -1,7 +1,6 @@
 //! What ptxas made of the kernels: no local memory anywhere, 16-byte global accesses where they are promised.
 //!
 //! Needs cuobjdump (`.ci/fetch-nvcc` brings it); says 'not run' without.
-#![cfg(feature = "cuda")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -287,7 +286,7 @@ fn check_tiles90(program: &Path, wrong: &mut Vec<String>) {
     if used.is_empty() {
         return println!("not run: no igemm_sm90 in this build");
     }
-    let readme = include_str!("../cuda/README.md");
+    let readme = include_str!("../../cuda/README.md");
     for tile in imma::cuda::TILES90 {
         let Some((registers, stack)) = used.get(&format!("igemm_sm90_{}", tile.name)) else {
             wrong.push(format!("{}: no such entry", tile.name));

@@ -1,14 +1,26 @@
 //! What the kernels' tests share: the device they run on, random data, and matrices at odd places in memory.
-#![allow(dead_code)] // not every test uses all of it
 
+pub use crate::random::Random;
 use half::{bf16, f16};
 use imma::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr};
 use imma::cuda::{Device, Matrix};
 use imma::Element;
+use std::cell::Cell;
+use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
-/// The device under test: the emulated driver, or with `IMMA_TEST_DEVICE=hardware` the machine's own.
+thread_local! {
+    /// The device that this thread's test opened for itself.
+    static OWN: Cell<Option<&'static Arc<Device>>> = const { Cell::new(None) };
+}
+
+/// The device under test: the emulated driver, or with `IMMA_TEST_DEVICE=hardware` the machine's own. All tests of the
+/// process share it, but for a test inside [`own_device`].
 pub fn device() -> &'static Arc<Device> {
+    OWN.get().unwrap_or_else(shared_device)
+}
+
+fn shared_device() -> &'static Arc<Device> {
     static DEVICE: OnceLock<Arc<Device>> = OnceLock::new();
     DEVICE.get_or_init(|| {
         if hardware() {
@@ -25,6 +37,55 @@ pub fn device() -> &'static Arc<Device> {
     })
 }
 
+/// A device in the same context that counts this test's launches and no other's: what [`device`] answers on this thread
+/// until it is dropped. The emulated driver's counts since the mark start anew with it.
+pub fn own_device() -> OwnDevice {
+    let device = Device::with_context(shared_device().context()).unwrap();
+    if let Some(fake) = fake() {
+        fake.mark();
+    }
+    // A few a process; what a test opened may keep a reference for as long as it likes.
+    let device = &*Box::leak(Box::new(device));
+    OWN.set(Some(device));
+    OwnDevice { device }
+}
+
+/// See [`own_device`].
+pub struct OwnDevice {
+    device: &'static Arc<Device>,
+}
+
+impl std::ops::Deref for OwnDevice {
+    type Target = Arc<Device>;
+    fn deref(&self) -> &Self::Target {
+        self.device
+    }
+}
+
+impl Drop for OwnDevice {
+    fn drop(&mut self) {
+        OWN.set(None);
+    }
+}
+
+/// Whether this process was started to run the test of this name (`module::function`) alone. If not, starts it with these
+/// variables, and fails when it does: the caller has nothing left to do.
+pub fn alone(test: &str, variables: &[(&str, &str)]) -> bool {
+    const ALONE: &str = "IMMA_TEST_ALONE";
+    if std::env::var(ALONE).as_deref() == Ok(test) {
+        return true;
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", test, "--nocapture", "--test-threads=1"]);
+    child.env(ALONE, test).envs(variables.iter().copied());
+    let output = child.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{test}, in a process of its own");
+    assert!(said.contains("\nrunning 1 test\n"), "no test {test}");
+    false
+}
+
 pub fn hardware() -> bool {
     std::env::var("IMMA_TEST_DEVICE").as_deref() == Ok("hardware")
 }
@@ -39,39 +100,40 @@ pub fn stream() -> Arc<CudaStream> {
     device().context().new_stream().unwrap()
 }
 
-/// Which test launches the kernels of which image: together they are all there are.
+/// Which module launches the kernels of which image: together they are all there are.
 pub const OWNERS: &[(&str, &str)] = &[
-    ("dequantize", "cuda_kernels"),
-    ("quantize_cols", "cuda_kernels"),
-    ("quantize_rows", "cuda_kernels"),
-    ("quantize_static", "cuda_kernels"),
-    ("transpose_s8", "cuda_kernels"),
-    ("rmsnorm_quantize", "cuda_fused"),
-    ("silu_mul_quantize", "cuda_fused"),
-    ("epilogue", "cuda_igemm"),
-    ("igemm_grouped", "cuda_grouped"),
-    ("igemm_sm80", "cuda_igemm"),
-    ("igemm_sm90", "cuda_igemm90"),
-    ("peak", "cuda_kernels"),
+    ("dequantize", "kernels"),
+    ("quantize_cols", "kernels"),
+    ("quantize_rows", "kernels"),
+    ("quantize_static", "kernels"),
+    ("transpose_s8", "kernels"),
+    ("rmsnorm_quantize", "fused"),
+    ("silu_mul_quantize", "fused"),
+    ("epilogue", "igemm"),
+    ("igemm_grouped", "grouped"),
+    ("igemm_sm80", "igemm"),
+    ("igemm_sm90", "igemm90"),
+    ("peak", "kernels"),
 ];
 
-/// Fails when a kernel of an image that this test owns was never launched, or when nobody owns an image.
-pub fn check_all_launched(test: &str) {
-    let launches = device().launches();
+/// Fails when a kernel of an image that this module owns was never launched through the test's own device, or when nobody
+/// owns an image.
+pub fn check_all_launched(device: &OwnDevice, module: &str) {
+    let launches = device.launches();
     let (mut kernels, mut total, mut idle) = (0, 0, Vec::new());
     // Kernels for 90a are loaded on that capability alone.
-    let hopper = device().properties().capability == (9, 0);
+    let hopper = device.properties().capability == (9, 0);
     let usable = |image: &&imma::cuda::Image| hopper || !image.name.ends_with("_sm90");
     for image in imma::cuda::images().iter().filter(usable) {
         let owner = OWNERS.iter().find(|(name, _)| *name == image.name);
         let (_, owner) = owner.unwrap_or_else(|| panic!("no test launches cuda/{}.cu", image.name));
-        for entry in image.entries.iter().filter(|_| *owner == test) {
+        for entry in image.entries.iter().filter(|_| *owner == module) {
             let count = launches.iter().find(|(name, _)| name == entry);
             let count = count.map_or(0, |(_, count)| *count);
             kernels += 1;
             total += count;
             if let Some(fake) = fake() {
-                let seen = fake.launches(Some(entry));
+                let seen = fake.launches_since_mark(Some(entry));
                 assert_eq!(seen, count, "launches of {entry} that the driver saw");
             }
             if count == 0 {
@@ -81,33 +143,6 @@ pub fn check_all_launched(test: &str) {
     }
     println!("{kernels} kernels, {total} launches");
     assert!(kernels > 0 && idle.is_empty(), "never launched: {idle:?}");
-}
-
-/// SplitMix64: small, seeded, good enough to choose test data.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// In 0..n.
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-
-    /// In -1..1.
-    pub fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
 }
 
 /// What kind of values a slice (a row or a column) holds.

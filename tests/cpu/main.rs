@@ -1,0 +1,12 @@
+//! Products on the CPU.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `gemm_properties` | every leaf against the oracle, on random problems |
+//! | `small` | products that Miri or valgrind can watch: `--test cpu small::` |
+
+#[path = "../common/random.rs"]
+mod random;
+
+mod gemm_properties;
+mod small;

@@ -1,0 +1,10 @@
+//! The operations: against plain loops, their own definitions and what JAX answered.
+
+#[path = "../common/random.rs"]
+mod random;
+
+mod golden;
+mod labelled;
+mod matmul;
+mod quant_dot_general;
+mod quantize;
