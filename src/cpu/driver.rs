@@ -8,8 +8,8 @@
 //!       for each panel of rows: a tile         for each panel of rows: a tile
 //! ```
 //!
-//! K is never split: a tile's sums stay in registers from the first product to the epilogue, and a panel of
-//! weights is read from memory once a block. Weights that are used once are packed by the task that reads
+//! No task splits K: a tile's sums stay in registers from the first product to the epilogue (AMX cuts K within a block, where
+//! it is long), and a panel of weights is read from memory once a block. Weights that are used once are packed by the task that reads
 //! them when all rows fit one block, so that they stay in its cache.
 
 use super::aligned::AlignedBytes;

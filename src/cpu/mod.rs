@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!   select    which leaf (instruction set) serves
-//!   leaf      the dot-product trait; avx512_vnni, vnni256, avx2, neon, portable: its leaves
+//!   engine    what multiplies a block of rows by panels of weights
+//!   leaf      the dot-product trait; avx512_vnni, vnni256, avx2, neon, portable: its leaves, each an engine
+//!   amx       the tiles of AMX and their emulation: the other engine
 //!   lhs, rhs  quantise and pack rows, columns        interleave  the byte order of both
 //!   driver    the loops and who runs them            threads     where threads come from
 //!   store     epilogue and output of a tile          grouped     weights with scales along K
-//!   peak      what a leaf reaches at most
+//!   peak      what a leaf reaches at most            caches      sizes that blocks are measured by
 //! ```
 //!
 //! The same bits come out for any leaf, number of threads and way of packing.
