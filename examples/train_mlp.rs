@@ -3,8 +3,8 @@
 //!
 //!     cargo run --release --example train_mlp [CURVES.svg]
 //!
-//! Prints the accuracies and draws the curves. The same initial weights, batches and learning rate each time; only the
-//! dot_general differs. At the end the weights are frozen, saved, loaded and served, and give the same bits.
+//! Prints the accuracies and draws the curves. Initial weights, batches and learning rate are the same each time; only
+//! the dot_general differs. At the end the weights are frozen, saved, loaded and served, and give the same bits.
 
 use imma::{
     matmul_vjp, npy, DimensionNumbers, DotGeneral, FloatDotGeneral, FrozenOperand, Precision,
@@ -21,7 +21,7 @@ const EPOCHS: usize = 40;
 const BATCH: usize = 32;
 const RATE: f32 = 0.02;
 const MOMENTUM: f32 = 0.9;
-/// Of the 1797 images; the others are for testing.
+/// How many of the 1797 images; the others are for testing.
 const TRAINING: usize = 1437;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -81,7 +81,7 @@ impl Kind {
         }
     }
 
-    /// The dot_general of one layer in one step: stochastic rounding needs other numbers in each.
+    /// The dot_general of one layer in one step: stochastic rounding needs new random numbers in each.
     fn at(&self, step: usize, layer: usize) -> Box<dyn DotGeneral<f32>> {
         match self {
             Kind::Float => Box::new(FloatDotGeneral),
@@ -188,7 +188,7 @@ impl Network {
         )
     }
 
-    /// One step down the gradient of the mean cross entropy; the loss before it.
+    /// Takes one step down the gradient of the mean cross entropy; returns the loss before it.
     fn step(&mut self, kind: &Kind, step: usize, x: Array2<f32>, labels: &[usize]) -> Result<f32> {
         let last = self.0.len() - 1;
         let mut x = x;
@@ -323,15 +323,15 @@ fn serve(kind: &Kind, network: &Network, digits: &Digits) -> Result<f32> {
         Ok(y.into_dimensionality()?)
     })?;
     if served != network.predict(kind, test)? {
-        return Err("the frozen network answers differently".into());
+        return Err("the frozen network gives other results".into());
     }
     Ok(accuracy(&served, labels))
 }
 
-/// What a curve shows of a run.
+/// The values that a curve shows of a run.
 type Values<'a> = &'a dyn Fn(&Run) -> Vec<f32>;
 
-/// Training loss on the left, test accuracy on the right, a line a run.
+/// Training loss on the left, test accuracy on the right, one line per run.
 fn draw(path: &str, runs: &[(&str, Run)]) -> Result<()> {
     let colours = [
         RGBColor(60, 60, 60),

@@ -42,12 +42,12 @@ put("npy", "empty", npy("<f4", (0, 4), b""))
 put("npy", "empty_huge", npy("<f4", (0, 1 << 40, 1 << 40), b""))
 
 
-def operand(integers, shape, steps, steps_shape, bits, side, contracting, batch, sharded):
+def operand(integers, shape, scales, scales_shape, bits, side, contracting, batch, sharded):
     one = lambda x: npy("|i1", (1,), int8([x]))
     axes = lambda a: npy("|i1", (len(a),), int8(a))
     return [
         ("integers", npy("|i1", shape, int8(integers))),
-        ("steps", npy("<f4", steps_shape, floats(*steps))),
+        ("scales", npy("<f4", scales_shape, floats(*scales))),
         ("bits", one(bits)), ("side", one(side)),
         ("contracting", axes(contracting)), ("batch", axes(batch)), ("sharded", one(sharded)),
     ]

@@ -60,7 +60,7 @@ pub fn frozen(dir: &Path, bytes: &[u8]) -> bool {
 /// The names of a frozen operand's members.
 const MEMBERS: [&str; 7] = [
     "integers",
-    "steps",
+    "scales",
     "bits",
     "side",
     "contracting",

@@ -95,7 +95,7 @@ element!(f32, F32, |x| x, |x| x);
 element!(f16, F16, widen_f16, narrow_f16);
 element!(bf16, BF16, widen_bf16, narrow_bf16);
 
-// `half`'s own conversions ask for the CPU's features at each call, which keeps loops from being
+// `half`'s own conversions look up the CPU's features at each call, which keeps loops from being
 // vectorised. These are branch-free and give the same bits (the tests compare all 65,536 values and
 // every rounding boundary).
 
@@ -168,7 +168,7 @@ pub enum FloatView<'a> {
 }
 
 impl FloatView<'_> {
-    /// The same elements for a shorter time.
+    /// A view of the same elements with a shorter lifetime.
     pub fn view(&self) -> FloatView<'_> {
         match self {
             FloatView::F32(v) => FloatView::F32(v.view()),

@@ -63,6 +63,14 @@ pub enum Error {
         /// What was expected.
         expected: String,
     },
+    /// There is no memory for the result.
+    #[error("{op}: the result takes {bytes} bytes, more than can be allocated here")]
+    Memory {
+        /// The function that was called.
+        op: &'static str,
+        /// Bytes of the result.
+        bytes: usize,
+    },
     /// Parts of an epilogue contradict each other.
     #[error("epilogue: {what} with {output} output: {expected}")]
     Epilogue {

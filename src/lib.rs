@@ -44,11 +44,11 @@ pub use gemm::{interleave_gate_up, ActivationQuant, Backend, Gemm, Lhs, PackedWe
 pub use ops::{
     add_rmsnorm_quantize, default_backend, einsum, einsum_vjp, matmul, matmul_float,
     matmul_true_int8, matmul_true_int8_on, matmul_vjp, q_matmul_int8, q_matmul_int8_as,
-    q_matmul_int8_as_on, q_matmul_int8_on, quant_int8, rmsnorm, rmsnorm_quantize, silu_mul,
-    silu_mul_quantize, Accumulate, DimensionNumbers, DotGeneral, FloatDotGeneral, FrozenOperand,
-    GradientDims, GroupedLinear, Int8Linear, MatmulShape, OperandQuant, OutlierLinear, Precision,
-    ProductQuant, Pullback, QuantDotGeneral, QuantDotGeneralBuilder, QuantGradient, SharedAxes,
-    Side,
+    q_matmul_int8_as_on, q_matmul_int8_broadcast, q_matmul_int8_broadcast_on, q_matmul_int8_on,
+    quant_int8, rmsnorm, rmsnorm_quantize, silu_mul, silu_mul_quantize, Accumulate,
+    DimensionNumbers, DotGeneral, FloatDotGeneral, FrozenOperand, GradientDims, GroupedLinear,
+    Int8Linear, MatmulShape, OperandQuant, OutlierLinear, Precision, ProductQuant, Pullback,
+    QuantDotGeneral, QuantDotGeneralBuilder, QuantGradient, SharedAxes, Side,
 };
 pub use rounding::Rounding;
 

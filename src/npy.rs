@@ -66,7 +66,7 @@ impl NpyArray {
     }
 }
 
-/// An element type that goes into files.
+/// An element type that can be written to files.
 pub trait NpyElement: Copy {
     /// numpy's description of the type, little-endian.
     const DESCR: &'static str;
@@ -147,7 +147,11 @@ pub(crate) fn parse(path: &Path, mut reader: impl Read, len: u64) -> Result<NpyA
             ));
         }
     };
-    let mut data = Vec::with_capacity(bytes);
+    let mut data = Vec::new();
+    data.try_reserve_exact(bytes).map_err(|_| {
+        let found = format!("{bytes} bytes of data");
+        NpyError::new(path, found, "an array that fits into memory")
+    })?;
     reader.read_to_end(&mut data).map_err(unreadable)?;
     if data.len() != bytes {
         return Err(NpyError::new(
@@ -170,17 +174,24 @@ pub(crate) fn parse(path: &Path, mut reader: impl Read, len: u64) -> Result<NpyA
     // An empty array's other axes may be longer than memory.
     array.ok_or_else(|| {
         let found = format!("shape {:?}", header.shape);
-        NpyError::new(path, found, "a shape that can be addressed")
+        NpyError::new(
+            path,
+            found,
+            "a shape that can be addressed and fits into memory",
+        )
     })
 }
 
-/// `None` when the shape can't be addressed.
-fn shaped<T>(header: &Header, data: impl Iterator<Item = T>) -> Option<ArrayD<T>> {
+/// `None` when the shape can't be addressed, or there is no memory.
+fn shaped<T>(header: &Header, data: impl ExactSizeIterator<Item = T>) -> Option<ArrayD<T>> {
     let shape = IxDyn(&header.shape).set_f(header.fortran);
-    ArrayD::from_shape_vec(shape, data.collect()).ok()
+    let mut elements = Vec::new();
+    elements.try_reserve_exact(data.len()).ok()?;
+    elements.extend(data);
+    ArrayD::from_shape_vec(shape, elements).ok()
 }
 
-/// The header and the offset of the data; what was found instead as a sentence's object.
+/// The header and the offset of the data; or else what was found, worded as the object of "found".
 fn read_header(reader: &mut impl Read, file_len: u64) -> Result<(Header, u64), String> {
     let mut start = [0u8; 8];
     reader
@@ -285,8 +296,8 @@ pub(crate) fn describe(e: &io::Error) -> String {
     }
 }
 
-/// The file's bytes: header (padded to 64 bytes, as numpy does) and data in C order.
-fn to_bytes<T: NpyElement>(array: ArrayViewD<'_, T>) -> Vec<u8> {
+/// Writes the header (padded to 64 bytes, as numpy does) and the data in C order.
+fn write_array<T: NpyElement>(array: ArrayViewD<'_, T>, to: &mut impl Write) -> io::Result<()> {
     let dims: Vec<_> = array.shape().iter().map(|d| format!("{d},")).collect();
     let mut header = format!(
         "{{'descr': '{}', 'fortran_order': False, 'shape': ({}), }}",
@@ -297,12 +308,20 @@ fn to_bytes<T: NpyElement>(array: ArrayViewD<'_, T>) -> Vec<u8> {
     let padded = (10 + header.len() + 1).next_multiple_of(64) - 10;
     header.extend(std::iter::repeat_n(' ', padded - 1 - header.len()));
     header.push('\n');
-    let mut out = Vec::with_capacity(10 + header.len() + size_of::<T>() * array.len());
+    // A part at a time, so that a large array is not in memory twice.
+    const PART: usize = 1 << 16;
+    let mut out = Vec::with_capacity(PART + header.len());
     out.extend_from_slice(b"\x93NUMPY\x01\x00");
     out.extend_from_slice(&(padded as u16).to_le_bytes());
     out.extend_from_slice(header.as_bytes());
-    array.iter().for_each(|x| x.put(&mut out));
-    out
+    for x in array {
+        if out.len() >= PART {
+            to.write_all(&out)?;
+            out.clear();
+        }
+        x.put(&mut out);
+    }
+    to.write_all(&out)
 }
 
 /// Writes one array.
@@ -313,7 +332,7 @@ pub fn write<T: NpyElement>(
     path: impl AsRef<Path>,
     array: ArrayViewD<'_, T>,
 ) -> Result<(), NpyError> {
-    write_atomically(path.as_ref(), |out| out.write_all(&to_bytes(array)))
+    write_atomically(path.as_ref(), |out| write_array(array, out))
 }
 
 /// Writes an `.npz` archive, whose members `fill` adds.
@@ -391,6 +410,13 @@ mod tests {
         let h = Array1::from_vec(vec![f16::from_f32(0.1)]).into_dyn();
         write(&path, h.view()).unwrap();
         assert_eq!(read(&path).unwrap(), NpyArray::F16(h));
+        // Larger than the parts in which it is written.
+        let a = ndarray::Array2::from_shape_fn((401, 97), |(i, j)| (i * 97 + j) as f32).into_dyn();
+        write(&path, a.view()).unwrap();
+        assert_eq!(read(&path).unwrap(), NpyArray::F32(a.clone()));
+        write(&path, a.t()).unwrap();
+        let transposed = a.t().as_standard_layout().into_owned();
+        assert_eq!(read(&path).unwrap(), NpyArray::F32(transposed));
         // Another reader agrees, and the temporary file is gone.
         let a = arr2(&[[1i32, 2], [3, 4]]);
         write(&path, a.view().into_dyn()).unwrap();

@@ -60,12 +60,17 @@ impl Npz {
     /// Takes an array out by name.
     ///
     /// # Errors
-    /// When there is none of that name.
+    /// When there is no array of that name.
     pub fn take(&mut self, name: &str) -> Result<NpyArray, NpyError> {
+        if let Some(array) = self.arrays.remove(name) {
+            return Ok(array);
+        }
         let names: Vec<_> = self.names().map(|n| format!("'{n}'")).collect();
-        self.arrays
-            .remove(name)
-            .ok_or_else(|| self.refuse(names.join(", "), format!("an array '{name}'")))
+        let found = match names.is_empty() {
+            true => "no arrays".into(),
+            false => format!("only {}", names.join(", ")),
+        };
+        Err(self.refuse(found, format!("an array '{name}'")))
     }
 
     /// An error about this archive.

@@ -1,4 +1,4 @@
-//! The rounding rules, each in its one home: every backend and every kernel gives these bits.
+//! The rounding rules, each defined in one place: every backend and every kernel gives these bits.
 //!
 //! With `absmax` the largest |x| of a slice (a row, a column, a tensor):
 //!
@@ -65,7 +65,7 @@ pub fn scale(bound: f32) -> f32 {
     bound / QMAX
 }
 
-/// Rounds half to even and clips to ±127; NaN gives 0. The seed's `quant_int8` for one value.
+/// Rounds half to even and clips to ±127; NaN gives 0. [`quant_int8`](crate::quant_int8) for one value.
 ///
 /// ```
 /// # use imma::numerics::quantize;
@@ -98,7 +98,7 @@ pub(crate) fn quantize_row(row: &[f32], out: &mut [i8], mut each: impl FnMut()) 
     let mut most = 0f32;
     for piece in row.chunks(PIECE) {
         each();
-        // By the bits, as there: NaN is above all.
+        // By the bits, as in `absmax`: NaN is above everything.
         let bits = absmax(piece.iter().copied()).to_bits();
         most = f32::from_bits(most.to_bits().max(bits));
     }
@@ -183,7 +183,7 @@ pub fn bucket_edge(bits: u8) -> f32 {
 }
 
 /// What elements are multiplied by when `bound` is mapped to the edge of the last bucket: `edge / bound`, rounded once,
-/// and down to a power of two where that is asked for.
+/// and down to a power of two on request.
 ///
 /// A bound so small that the quotient overflows counts as 1, as in [`bound`]; NaN stays NaN, an infinite bound gives 0.
 ///

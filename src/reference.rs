@@ -2,10 +2,10 @@
 //!
 //! Slow on purpose. Three plain loops and one scalar at a time, written from the equations of
 //! [`numerics`](crate::numerics) and [`epilogue`](crate::epilogue); it shares no packing, tiling, vectorised
-//! rounding or shortcut with the backends. Only the activations' polynomials are theirs too, which
+//! rounding or shortcut with the backends. It shares only the activations' polynomials, which
 //! [`activation`](crate::activation)'s tests check against f64.
 //!
-//! Functions here panic on operands that do not fit: they are for tests, where that is the right answer.
+//! Functions here panic on operands that do not fit: they are for tests, where a panic is the right outcome.
 //!
 //! ```
 //! use imma::reference;
@@ -27,9 +27,9 @@ use ndarray::{Array2, ArrayView2};
 pub struct Quantized {
     /// The integers, in the shape of the floats.
     pub q: Array2<i8>,
-    /// The size of one step, one a row or column.
+    /// The scales, one per row or column.
     pub scales: Vec<f32>,
-    /// The integer that stands for 0.0, one a row or column.
+    /// The integers that stand for 0.0, one per row or column.
     pub zero_points: Vec<i32>,
 }
 
@@ -78,7 +78,7 @@ pub fn round_and_clip(x: f32) -> i8 {
     }
 }
 
-/// One symmetric scale a row, from its own absmax: what floats become on the left of a product.
+/// One symmetric scale per row, from its own absmax: what floats become on the left of a product.
 pub fn quantize_rows(x: ArrayView2<'_, f32>) -> Quantized {
     let (rows, columns) = x.dim();
     let mut out = Quantized::zeros(rows, columns, rows);
@@ -108,7 +108,7 @@ pub fn quantize_rows(x: ArrayView2<'_, f32>) -> Quantized {
     out
 }
 
-/// One symmetric scale a column: what floats become on the right of a product.
+/// One symmetric scale per column: what floats become on the right of a product.
 pub fn quantize_cols(x: ArrayView2<'_, f32>) -> Quantized {
     let rows = quantize_rows(x.t());
     Quantized {
@@ -117,7 +117,7 @@ pub fn quantize_cols(x: ArrayView2<'_, f32>) -> Quantized {
     }
 }
 
-/// One asymmetric scale and zero point a row, from its own minimum and maximum.
+/// One asymmetric scale and zero point per row, from its own minimum and maximum.
 pub fn quantize_rows_asymmetric(x: ArrayView2<'_, f32>) -> Quantized {
     let (rows, columns) = x.dim();
     let mut out = Quantized::zeros(rows, columns, rows);
@@ -152,7 +152,7 @@ pub fn quantize_rows_asymmetric(x: ArrayView2<'_, f32>) -> Quantized {
     out
 }
 
-/// One scale that is known beforehand for all rows.
+/// One scale for all rows, known beforehand.
 pub fn quantize_static(x: ArrayView2<'_, f32>, scale: f32) -> Quantized {
     let multiplier = 1.0 / scale;
     Quantized {
@@ -162,7 +162,7 @@ pub fn quantize_static(x: ArrayView2<'_, f32>, scale: f32) -> Quantized {
     }
 }
 
-/// One scale and zero point that are known beforehand for all rows.
+/// One scale and zero point for all rows, known beforehand.
 pub fn quantize_static_asymmetric(
     x: ArrayView2<'_, f32>,
     scale: f32,
@@ -171,9 +171,9 @@ pub fn quantize_static_asymmetric(
     let multiplier = 1.0 / scale;
     Quantized {
         q: x.mapv(|x| {
-            let steps = f64::from((x * multiplier).round_ties_even());
-            let steps = if steps.is_nan() { 0.0 } else { steps };
-            (steps + f64::from(zero_point)).clamp(-128.0, 127.0) as i8
+            let rounded = f64::from((x * multiplier).round_ties_even());
+            let rounded = if rounded.is_nan() { 0.0 } else { rounded };
+            (rounded + f64::from(zero_point)).clamp(-128.0, 127.0) as i8
         }),
         scales: vec![scale; x.nrows()],
         zero_points: vec![zero_point; x.nrows()],
@@ -202,7 +202,7 @@ pub fn q_matmul(a: ArrayView2<'_, f32>, w: ArrayView2<'_, f32>) -> Array2<f32> {
     })
 }
 
-/// `epilogue(lhs [M, K] x weights [K, N])`: what a backend's `pack` and `gemm` together must answer.
+/// `epilogue(lhs [M, K] x weights [K, N])`: what a backend's `pack` and `gemm` together must give.
 ///
 /// Float weights bring their own column scales unless the epilogue gives others; float left operands bring
 /// their row scales and zero points.

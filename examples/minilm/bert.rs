@@ -208,7 +208,7 @@ impl Bert {
         })
     }
 
-    /// What SmoothQuant wants to know, from a few sentences.
+    /// What SmoothQuant needs, observed on a few sentences.
     pub fn observe(&self, sentences: &[Vec<u32>]) -> Result<Statistics> {
         let k = self.words.ncols();
         let fresh = || [0; 3].map(|_| ActivationObserver::new(k));
@@ -217,7 +217,7 @@ impl Bert {
         Ok(seen)
     }
 
-    /// One embedding a sentence: the mean of its tokens, of length 1.
+    /// One embedding per sentence: the mean of its tokens, of length 1.
     pub fn embed(&self, sentences: &[Vec<u32>]) -> Result<Array2<f32>> {
         self.run(sentences, None)
     }

@@ -83,7 +83,7 @@ fn main() -> Result<()> {
     }
 
     println!("\n| model | tokens/s, 1 thread | 2 threads |\n|---|---|---|");
-    // The fastest of several interleaved passes: what else the machine does only ever slows one down.
+    // The fastest of several interleaved passes: other work on the machine can only slow one down.
     let mut speeds = vec![[0f64; 2]; models.len()];
     for _ in 0..PASSES {
         for threads in [1, 2] {
@@ -92,7 +92,7 @@ fn main() -> Result<()> {
                 .build()?;
             for (i, (_, model)) in models.iter().enumerate() {
                 let start = Instant::now();
-                // Failures have shown above.
+                // Failures were reported above.
                 pool.install(|| {
                     embed(model, sentences)
                         .map(|_| ())
@@ -118,7 +118,7 @@ fn smoothed(
     Ok((format!("int8, SmoothQuant {alpha}"), model))
 }
 
-/// All sentences, a batch at a time.
+/// All sentences, one batch at a time.
 fn embed(model: &Bert, sentences: &[Vec<u32>]) -> Result<Array2<f32>> {
     let mut parts = Vec::new();
     for batch in sentences.chunks(BATCH) {

@@ -11,11 +11,11 @@ pub struct WordPiece {
     special: [u32; 3],
 }
 
-/// Tokens a sentence may have, the two around it included.
+/// How many tokens a sentence may have, with the two around it.
 pub const MAX_TOKENS: usize = 256;
 
 impl WordPiece {
-    /// Reads vocab.txt: a token a line, its number the line's.
+    /// Reads vocab.txt: one token per line, numbered by lines.
     pub fn open(path: &Path) -> Result<Self, String> {
         let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
         let ids: HashMap<String, u32> = (0..)

@@ -33,7 +33,7 @@ pub struct Shape {
     pub inner: usize,
 }
 
-/// A block's weights as a checkpoint has them: bf16, matrices `[N, K]` with a row an output.
+/// A block's weights as a checkpoint has them: bf16, matrices `[N, K]` with one row per output.
 #[derive(Debug)]
 pub struct BlockWeights {
     /// `[hidden]`, before the attention.
@@ -146,8 +146,8 @@ impl HostBlock {
         self.project(&inner, &self.down, Some(residual.view()))
     }
 
-    /// Sequences of one token: the softmax over one position is 1, whatever the queries and keys, so that every head
-    /// answers its values. A pipeline's own attention goes here.
+    /// Sequences of one token: the softmax over one position is 1, whatever the queries and keys are, so that every
+    /// head returns its values. A pipeline's own attention goes here.
     fn attention<'a>(&self, qkv: &'a Array2<bf16>) -> ArrayView2<'a, bf16> {
         qkv.slice(s![.., 2 * self.hidden..])
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Rows of int8 activations start at multiples of 16 bytes, which the products like.
+/// Rows of int8 activations start at multiples of 16 bytes, which the products read fastest.
 const ALIGN: usize = 16;
 
 /// What happens between `qkv` and the output projection: a pipeline's own attention implements it.
@@ -48,7 +48,7 @@ impl Attention for SingleToken {
     }
 }
 
-/// int8 rows with a scale each, `[tokens, K]` with padding.
+/// int8 rows, each with a scale, `[tokens, K]` with padding.
 struct Activations {
     data: CudaSlice<i8>,
     scales: CudaSlice<f32>,

@@ -4,8 +4,7 @@ use crate::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What reading or writing a checkpoint answers instead of a result: one sentence that names the file, what was found
-/// and what was expected.
+/// Why a checkpoint could not be read or written: one sentence that names the file, what was found and what was expected.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
@@ -38,7 +37,7 @@ pub enum CheckpointError {
         path: PathBuf,
         /// The layer's name.
         prefix: String,
-        /// What the layer answered.
+        /// Why.
         source: Box<Error>,
     },
 }

@@ -29,7 +29,7 @@ impl MappedFile {
             let found = if meta.is_dir() {
                 "a folder"
             } else {
-                "no regular file"
+                "something that is not a regular file"
             };
             return Err(CheckpointError::file(path, found, EXPECTED));
         }
@@ -107,8 +107,7 @@ impl RawTensor<'_> {
         matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
     }
 
-    /// The elements `range` widened to f32 (exact), appended to `out`; `None` when they are no floats of a kind that
-    /// this crate multiplies.
+    /// The elements `range` widened to f32 (exact), appended to `out`; `None` when they are not F32, F16 or BF16.
     pub fn floats_into(&self, range: std::ops::Range<usize>, out: &mut Vec<f32>) -> Option<()> {
         use crate::element::Element;
         use half::{bf16, f16};

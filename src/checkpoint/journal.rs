@@ -1,4 +1,4 @@
-//! What an interrupted run has done, one JSON line a tensor.
+//! What an interrupted run has done, one JSON line per tensor.
 
 use super::error::CheckpointError;
 use super::writer::refused;
@@ -17,12 +17,12 @@ pub(super) struct Journal {
     file: File,
     /// What is done: the unit's name and what was noted of it.
     pub done: BTreeMap<String, Value>,
-    /// Whether it goes on with the same task.
+    /// Whether it continues the same task.
     pub same: bool,
 }
 
 impl Journal {
-    /// Opens the journal of a folder. One that was written for another `task` (other input, other options) starts anew.
+    /// Opens the journal of a folder. One that was written for another `task` (other input, other options) is started anew.
     pub fn open(folder: &Path, task: &Value) -> Result<Self, CheckpointError> {
         let path = folder.join(NAME);
         let mut file = OpenOptions::new()
@@ -35,8 +35,8 @@ impl Journal {
         if file.try_lock().is_err() {
             return Err(CheckpointError::file(
                 folder,
-                "a folder that another run writes to",
-                "one of its own",
+                "a folder that another run is writing to",
+                "a folder that no other run writes to",
             ));
         }
         let mut text = Vec::new();

@@ -2,7 +2,7 @@
 
 use super::error::CheckpointError;
 use super::file::RawTensor;
-use super::scheme::{Group, Inputs, Layer};
+use super::scheme::{Group, Layer};
 use super::Checkpoint;
 use crate::cpu::Cpu;
 use crate::error::Error;
@@ -35,18 +35,18 @@ pub enum StoredWeight {
     Int8 {
         /// The integers.
         data: Array2<i8>,
-        /// The sizes of a step, one an output.
+        /// The scales, one per output.
         scales: Vec<f32>,
-        /// The integers that stand for 0.0, one an output, when the weight is asymmetric.
+        /// The integers that stand for 0.0, one per output, when the weight is asymmetric.
         zero_points: Option<Vec<i8>>,
     },
     /// Integers that stand for `q * scale`, with a scale for each output and each group of inputs.
     Grouped {
         /// The integers.
         data: Array2<i8>,
-        /// The sizes of a step, `[N, K / size rounded up]`.
+        /// The scales, `[N, K / size rounded up]`.
         scales: Array2<f32>,
-        /// Inputs that share a scale: 32, 64 or 128.
+        /// How many inputs share a scale: 32, 64 or 128.
         size: usize,
     },
 }
@@ -96,7 +96,7 @@ impl StoredLinear {
             StoredWeight::Grouped { size, .. } => Err(Error::Value {
                 what: "the weight",
                 found: format!("one with a scale for every {size} inputs"),
-                expected: "one scale an output; GroupedLinear takes groups".into(),
+                expected: "one scale per output; GroupedLinear takes groups".into(),
             }),
         }?;
         layer.with_activation_quant(self.input)
@@ -105,7 +105,7 @@ impl StoredLinear {
     /// The layer of a weight that has a scale for each group of inputs, on a CPU backend of choice.
     ///
     /// # Errors
-    /// [`Error::Value`] for a weight with one scale an output, or of floats, which [`into_linear`](Self::into_linear) takes, and for
+    /// [`Error::Value`] for a weight with one scale per output, or of floats, which [`into_linear`](Self::into_linear) takes, and for
     /// inputs that are not quantised per token; otherwise as [`GroupedLinear::from_int8`].
     pub fn into_grouped(self, cpu: Cpu) -> crate::Result<GroupedLinear> {
         let StoredWeight::Grouped { data, scales, size } = &self.weight else {
@@ -119,7 +119,8 @@ impl StoredLinear {
             return Err(Error::Value {
                 what: "the inputs' quantisation",
                 found: format!("{:?}", self.input),
-                expected: "per token, as GroupedLinear does it".into(),
+                expected: "dynamic and symmetric per token, which is all that GroupedLinear has"
+                    .into(),
             });
         }
         let bias = self.bias.as_deref().map(ArrayView1::from);
@@ -225,198 +226,83 @@ impl Checkpoint {
 
     /// The tensors of the linear layer `prefix`.
     ///
-    /// A layer in the checkpoint's list of ignored ones holds floats; it is read like any other layer of floats.
+    /// A layer that the checkpoint's config says to ignore holds floats; it is read like any other layer of floats.
     ///
     /// # Errors
     /// When a tensor is missing, or has another type, shape or value than its format says.
     pub fn stored_linear(&self, prefix: &str) -> Result<StoredLinear, CheckpointError> {
         let name = format!("{prefix}.weight");
         let raw = self.require(&name)?;
-        let (n, k) = match raw.shape {
-            [n, k] if *n > 0 && *k > 0 => (*n, *k),
+        let shape = match raw.shape {
+            [n, k] if *n > 0 && *k > 0 => [*n, *k],
             _ => {
                 return Err(self.wrong(&name, raw.describe(), "two dimensions, none of them empty"))
             }
         };
-        let unreadable = |expected: &str| self.wrong(&name, raw.describe(), expected);
-        let says = self.scheme.layer(prefix);
-        let mut input = ActivationQuant::PerToken;
-        let weight = if raw.dtype == Dtype::I8 {
-            let data = raw.integers().ok_or_else(|| unreadable("I8"))?;
-            let data = Array2::from_shape_vec((n, k), data)
-                .map_err(|_| unreadable("a shape that can be addressed"))?;
-            if let Layer::Group(Group {
-                weights_size: Some(size),
-                ..
-            }) = says
-            {
-                let scales = self.per_group(&format!("{prefix}.weight_scale"), [n, k], *size)?;
-                return Ok(StoredLinear {
-                    weight: StoredWeight::Grouped {
-                        data,
-                        scales,
-                        size: *size,
-                    },
-                    bias: self.bias(prefix, n)?,
-                    input: self.input(prefix, says)?,
-                });
+        let (weight, input) = match raw.dtype {
+            Dtype::I8 => self.int8_weight(prefix, &raw, shape)?,
+            _ => {
+                let wrong = |expected: &str| self.wrong(&name, raw.describe(), expected);
+                let data = raw.floats().ok_or_else(|| wrong("I8, F32, F16 or BF16"))?;
+                let data = Array2::from_shape_vec(shape, data);
+                let data = data.map_err(|_| wrong("a shape that can be addressed"))?;
+                (StoredWeight::Float(data), ActivationQuant::PerToken)
             }
-            let (scales, zero_points) = match says {
-                Layer::Ignored => {
-                    let expected = "floats: config.json leaves this layer out of the quantisation";
-                    return Err(self.wrong(&name, raw.describe(), expected));
-                }
-                _ if self.raw(&format!("{prefix}.SCB")).is_some() => (self.scb(prefix, n)?, None),
-                _ => {
-                    let zero_points = match says {
-                        Layer::Group(group) if group.weights_symmetric => None,
-                        Layer::Group(_) => Some(self.zero_points(prefix, n)?),
-                        _ => self
-                            .raw(&format!("{prefix}.weight_zero_point"))
-                            .map(|_| self.zero_points(prefix, n))
-                            .transpose()?,
-                    };
-                    input = self.input(prefix, says)?;
-                    let scales = self.per_output(&format!("{prefix}.weight_scale"), n)?;
-                    (scales, zero_points)
-                }
-            };
-            StoredWeight::Int8 {
-                data,
-                scales,
-                zero_points,
-            }
-        } else {
-            let data = raw
-                .floats()
-                .ok_or_else(|| unreadable("I8, F32, F16 or BF16"))?;
-            StoredWeight::Float(
-                Array2::from_shape_vec((n, k), data)
-                    .map_err(|_| unreadable("a shape that can be addressed"))?,
-            )
         };
         Ok(StoredLinear {
             weight,
-            bias: self.bias(prefix, n)?,
+            bias: self.bias(prefix, shape[0])?,
             input,
         })
     }
 
-    fn bias(&self, prefix: &str, n: usize) -> Result<Option<Vec<f32>>, CheckpointError> {
-        let bias = format!("{prefix}.bias");
-        match self.raw(&bias) {
-            None => Ok(None),
-            Some(raw) if raw.is_float() && raw.shape == [n] => Ok(raw.floats()),
-            Some(raw) => Err(self.wrong(&bias, raw.describe(), format!("floats, [{n}]"))),
-        }
-    }
-
-    /// Scales that are finite and not negative, one for each output and each group of `size` inputs.
-    fn per_group(
+    /// A layer's integers with their scales, and how the layer quantises its inputs.
+    fn int8_weight(
         &self,
-        name: &str,
+        prefix: &str,
+        raw: &RawTensor<'_>,
         [n, k]: [usize; 2],
-        size: usize,
-    ) -> Result<Array2<f32>, CheckpointError> {
-        let raw = self.require(name)?;
-        let shape = [n, k.div_ceil(size)];
-        let expected = || format!("floats, [{n}, {}]: groups of {size} inputs", shape[1]);
-        let scales = raw.floats().filter(|_| raw.shape == shape);
-        let scales = scales.and_then(|s| Array2::from_shape_vec(shape, s).ok());
-        let scales = scales.ok_or_else(|| self.wrong(name, raw.describe(), expected()))?;
-        match scales.iter().find(|s| !(s.is_finite() && **s >= 0.0)) {
-            None => Ok(scales),
-            Some(bad) => Err(self.wrong(name, bad.to_string(), "finite numbers, none below zero")),
-        }
-    }
-
-    /// bitsandbytes' scales: the absmax of each output.
-    fn scb(&self, prefix: &str, n: usize) -> Result<Vec<f32>, CheckpointError> {
-        let layout = format!("{prefix}.weight_format");
-        if let Some(raw) = self.raw(&layout) {
-            // 0 is row-major; the others are tiled for old GPUs.
-            let row = raw.dtype == Dtype::U8 && raw.bytes == [0];
-            if !row {
-                let found = format!("{} with bytes {:?}", raw.describe(), first(&raw));
-                return Err(self.wrong(&layout, found, "U8 0: row-major"));
+    ) -> Result<(StoredWeight, ActivationQuant), CheckpointError> {
+        let wrong =
+            |expected: &str| self.wrong(&format!("{prefix}.weight"), raw.describe(), expected);
+        let says = self.scheme.layer(prefix);
+        let data = raw.integers().ok_or_else(|| wrong("I8"))?;
+        let data = Array2::from_shape_vec((n, k), data);
+        let data = data.map_err(|_| wrong("a shape that can be addressed"))?;
+        let scale = format!("{prefix}.weight_scale");
+        match says {
+            Layer::Group(Group {
+                weights_size: Some(size),
+                ..
+            }) => {
+                let weight = StoredWeight::Grouped {
+                    data,
+                    scales: self.per_group(&scale, [n, k], *size)?,
+                    size: *size,
+                };
+                Ok((weight, self.input(prefix, says)?))
+            }
+            Layer::Ignored => Err(wrong(
+                "floats: config.json leaves this layer out of the quantisation",
+            )),
+            _ if self.raw(&format!("{prefix}.SCB")).is_some() => {
+                let weight = StoredWeight::Int8 {
+                    data,
+                    scales: self.scb(prefix, n)?,
+                    zero_points: None,
+                };
+                Ok((weight, ActivationQuant::PerToken))
+            }
+            _ => {
+                let zero_points = self.weight_zero_points(prefix, says, n)?;
+                let input = self.input(prefix, says)?;
+                let weight = StoredWeight::Int8 {
+                    data,
+                    scales: self.per_output(&scale, n)?,
+                    zero_points,
+                };
+                Ok((weight, input))
             }
         }
-        let absmax = self.per_output(&format!("{prefix}.SCB"), n)?;
-        Ok(absmax.into_iter().map(crate::numerics::scale).collect())
     }
-
-    /// Scales that are finite and not negative, one an output; one for all is repeated.
-    fn per_output(&self, name: &str, n: usize) -> Result<Vec<f32>, CheckpointError> {
-        let raw = self.require(name)?;
-        let fits =
-            matches!(raw.shape, [] | [1] | [1, 1]) || raw.shape == [n] || raw.shape == [n, 1];
-        let scales = raw.floats().filter(|_| fits).ok_or_else(|| {
-            self.wrong(
-                name,
-                raw.describe(),
-                format!("floats, [{n}, 1], [{n}] or one"),
-            )
-        })?;
-        if let Some(bad) = scales.iter().find(|s| !(s.is_finite() && **s >= 0.0)) {
-            return Err(self.wrong(name, bad.to_string(), "finite numbers, none below zero"));
-        }
-        Ok(match scales.as_slice() {
-            [one] => vec![*one; n],
-            _ => scales,
-        })
-    }
-
-    fn zero_points(&self, prefix: &str, n: usize) -> Result<Vec<i8>, CheckpointError> {
-        let name = format!("{prefix}.weight_zero_point");
-        let raw = self.require(&name)?;
-        let fits =
-            matches!(raw.shape, [] | [1] | [1, 1]) || raw.shape == [n] || raw.shape == [n, 1];
-        let found = raw.integers().filter(|_| fits).ok_or_else(|| {
-            self.wrong(&name, raw.describe(), format!("I8, [{n}, 1], [{n}] or one"))
-        })?;
-        Ok(match found.as_slice() {
-            [one] => vec![*one; n],
-            _ => found,
-        })
-    }
-
-    /// How a compressed-tensors layer quantises its inputs.
-    fn input(&self, prefix: &str, says: Layer<'_>) -> Result<ActivationQuant, CheckpointError> {
-        let scale = format!("{prefix}.input_scale");
-        let zero = format!("{prefix}.input_zero_point");
-        let inputs = match says {
-            Layer::Group(group) => group.inputs,
-            // Without a config the tensors speak.
-            _ if self.raw(&scale).is_some() => Inputs::Static {
-                symmetric: self.raw(&zero).is_none(),
-            },
-            _ => Inputs::Dynamic { symmetric: true },
-        };
-        let symmetric = match inputs {
-            Inputs::Dynamic { symmetric: true } => return Ok(ActivationQuant::PerToken),
-            Inputs::Dynamic { symmetric: false } => return Ok(ActivationQuant::PerTokenAsymmetric),
-            Inputs::Static { symmetric } => symmetric,
-        };
-        let raw = self.require(&scale)?;
-        let step = match raw.floats().as_deref() {
-            Some([step]) => *step,
-            _ => return Err(self.wrong(&scale, raw.describe(), "one float")),
-        };
-        if symmetric {
-            return Ok(ActivationQuant::Static { scale: step });
-        }
-        let raw = self.require(&zero)?;
-        match raw.integers().as_deref() {
-            Some([zero_point]) => Ok(ActivationQuant::StaticAsymmetric {
-                scale: step,
-                zero_point: i32::from(*zero_point),
-            }),
-            _ => Err(self.wrong(&zero, raw.describe(), "one I8")),
-        }
-    }
-}
-
-/// A few bytes for a message.
-fn first<'a>(raw: &RawTensor<'a>) -> &'a [u8] {
-    &raw.bytes[..raw.bytes.len().min(4)]
 }

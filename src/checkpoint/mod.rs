@@ -5,8 +5,10 @@
 //!   file     one memory-mapped safetensors file                scheme   what config.json says of the layers
 //!   names    patterns over names                               error    one sentence for each refusal
 //!   quantize a model of floats written as W8A8                 rows     one weight of it, a block of rows at a time
+//!   model_plan  what its files will hold                 model_writer  writes them shard by shard, and the rest
 //!   writer   a file that can be stopped and continued          journal  what an interrupted run has done
 //!   report   what quantising did to each layer           model_files  config.json and what else lies in a folder
+//!   linear_tensors  scales, zero points and bias of a layer
 //! ```
 //!
 //! What a linear layer `P` of N outputs and K inputs may be stored as:
@@ -29,7 +31,10 @@ mod error;
 mod file;
 mod journal;
 mod linear;
+mod linear_tensors;
 mod model_files;
+mod model_plan;
+mod model_writer;
 mod names;
 mod quantize;
 mod report;

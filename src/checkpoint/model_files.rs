@@ -13,7 +13,7 @@ pub(super) fn config_of(
     input: &Path,
     checkpoint: &Checkpoint,
 ) -> Result<Map<String, Value>, CheckpointError> {
-    let expected = "a model of floats";
+    let expected = "a float model";
     if !input.is_dir() {
         return Err(CheckpointError::file(input, "a file", "a model's folder"));
     }
@@ -32,7 +32,7 @@ pub(super) fn config_of(
     let Ok(Value::Object(config)) = config else {
         return Err(CheckpointError::file(
             &path,
-            "no JSON object",
+            "text that is not a JSON object",
             "a model's config.json",
         ));
     };
@@ -55,14 +55,18 @@ pub(super) fn claim(input: &Path, output: &Path) -> Result<(), CheckpointError> 
     let (from, to) = (real(input)?, real(output)?);
     if from.starts_with(&to) || to.starts_with(&from) {
         let found = "the model's own folder, or one inside or around it";
-        return Err(CheckpointError::file(output, found, "a folder of its own"));
+        return Err(CheckpointError::file(
+            output,
+            found,
+            "another folder for the output",
+        ));
     }
     let mut entries = std::fs::read_dir(output).map_err(|e| refused(output, e))?;
     if !output.join(journal::NAME).is_file() && entries.next().is_some() {
         return Err(CheckpointError::file(
             output,
             "a folder that is not empty",
-            "an empty one, or that of an interrupted run",
+            "an empty folder, or that of an interrupted run",
         ));
     }
     Ok(())

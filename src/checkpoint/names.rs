@@ -6,8 +6,8 @@ use regex_lite::Regex;
 ///
 /// | written | matches |
 /// |---|---|
-/// | `re:EXPR` | names that the regular expression matches from their start on, as compressed-tensors has it |
-/// | with `*`, `?` or `[` | names that the glob matches as a whole; `*` crosses dots |
+/// | `re:EXPR` | names whose start the regular expression matches, as in compressed-tensors |
+/// | with `*`, `?` or `[` | names that the glob matches as a whole; `*` matches dots too |
 /// | anything else | that name |
 ///
 /// ```

@@ -45,7 +45,7 @@ impl LayerReport {
         }
     }
 
-    /// Signal to noise ratio in decibel; infinite without any error.
+    /// Signal to noise ratio in decibels; infinite without any error.
     pub fn snr_db(&self) -> f64 {
         if self.noise == 0.0 {
             return f64::INFINITY;
@@ -104,11 +104,11 @@ pub struct ModelReport {
     pub layers: Vec<LayerReport>,
     /// Two-dimensional float weights that were left as they were.
     pub ignored: Vec<String>,
-    /// Files of the model that were not taken along: weights in other formats.
+    /// Files of the model that were not copied: weights in other formats.
     pub left_out: Vec<String>,
     /// Bytes of tensors read, and written.
     pub bytes: (u64, u64),
-    /// Layers that an earlier, interrupted run had done.
+    /// Layers that an earlier, interrupted run had already done.
     pub continued: usize,
 }
 

@@ -23,7 +23,7 @@ pub(super) enum Part {
 /// Takes bytes of one tensor at an offset from its start.
 type Sink<'a, E> = dyn FnMut(Part, u64, &[u8]) -> Result<(), E> + 'a;
 
-/// A row's integers and what there is to tell of it.
+/// A row's integers, and what it adds to the report.
 #[derive(Default)]
 struct Row {
     q: Vec<i8>,

@@ -8,7 +8,7 @@ use std::path::Path;
 /// How the layers of a checkpoint are stored, from its `quantization_config`.
 #[derive(Debug, Clone, Default)]
 pub(super) enum Scheme {
-    /// Nothing is said: tensors speak for themselves.
+    /// Nothing is said: the tensors show how they are stored.
     #[default]
     Plain,
     /// compressed-tensors, format `int-quantized`.
@@ -26,14 +26,14 @@ pub(super) struct Group {
     targets: Vec<NamePattern>,
     pub inputs: Inputs,
     pub weights_symmetric: bool,
-    /// Inputs that share a weight scale; none where all of an output do.
+    /// How many inputs share a weight scale; `None` where all inputs of an output do.
     pub weights_size: Option<usize>,
 }
 
 /// How a group's inputs are quantised.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Inputs {
-    /// When they come, a scale a row.
+    /// At run time, one scale per row.
     Dynamic { symmetric: bool },
     /// With the constants in `P.input_scale`, `P.input_zero_point`.
     Static { symmetric: bool },
@@ -74,7 +74,10 @@ impl Scheme {
         match method {
             Some("compressed-tensors") => {}
             Some("bitsandbytes") if config.get("load_in_4bit") == Some(&Value::Bool(true)) => {
-                return Err(("bitsandbytes with 4 bits".into(), "8 bits".into()));
+                return Err((
+                    "bitsandbytes with 4 bits".into(),
+                    "bitsandbytes with 8 bits".into(),
+                ));
             }
             Some("bitsandbytes") => {
                 let ignore = patterns(config.get("llm_int8_skip_modules"), "a skip list")?;
@@ -97,7 +100,10 @@ impl Scheme {
         }
         let ignore = patterns(config.get("ignore"), "an ignore list")?;
         let groups = config.get("config_groups").and_then(Value::as_object);
-        let groups = groups.ok_or(("no config_groups".to_string(), "an object".to_string()))?;
+        let groups = groups.ok_or((
+            "no config_groups".to_string(),
+            "an object config_groups".to_string(),
+        ))?;
         let groups = groups.values().map(Group::of).collect::<Result<_, _>>()?;
         Ok(Scheme::CompressedTensors { groups, ignore })
     }
@@ -162,8 +168,10 @@ impl Group {
             Ok(Some(args))
         };
         let symmetric = |args: &Value| field(args, "symmetric") != false;
-        let weights = args("weights", &["channel", "tensor", "group"])?
-            .ok_or(("a group without weights".to_string(), "weights".to_string()))?;
+        let weights = args("weights", &["channel", "tensor", "group"])?.ok_or((
+            "a group without weights".to_string(),
+            "weights in each group".to_string(),
+        ))?;
         let weights_size = group_size(&weights)?;
         let inputs = match args("input_activations", &["token", "tensor"])? {
             // Weights alone are quantised; a product in int8 needs its inputs quantised too, the finest way.
@@ -192,7 +200,7 @@ impl Group {
     }
 }
 
-/// Inputs that share a scale, where the strategy is `group` (said, or meant by a size).
+/// How many inputs share a scale, where the strategy is `group` (named, or implied by a group size).
 fn group_size(weights: &Value) -> Result<Option<usize>, (String, String)> {
     let field = |name: &str| weights.get(name).unwrap_or(&Value::Null);
     let (strategy, size) = (field("strategy"), field("group_size"));

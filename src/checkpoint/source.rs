@@ -30,7 +30,7 @@ pub(super) const INDEX: &str = "model.safetensors.index.json";
 pub struct Checkpoint {
     path: PathBuf,
     files: Vec<MappedFile>,
-    /// In which file each tensor lies.
+    /// The file that each tensor lies in.
     tensors: BTreeMap<String, usize>,
     pub(super) scheme: Scheme,
 }
@@ -193,7 +193,7 @@ pub(super) fn read_json(path: &Path) -> Result<String, CheckpointError> {
         return Err(CheckpointError::file(
             path,
             format!("more than {MAX_JSON} bytes"),
-            "a JSON file of at most as many",
+            format!("a JSON file of at most {MAX_JSON} bytes"),
         ));
     }
     Ok(text)

@@ -97,7 +97,7 @@ impl PartFile {
         target.with_file_name(format!(".{name}.part"))
     }
 
-    /// Opens the part that an earlier run left, when it was laid out in the same way, or starts a new one.
+    /// Opens the part that an earlier run left, if it has the same layout, or starts a new one.
     pub fn open(target: &Path, layout: &Layout) -> Result<Self, CheckpointError> {
         let part = Self::path(target);
         let refuse = |e: std::io::Error| refused(&part, e);

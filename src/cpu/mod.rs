@@ -3,7 +3,7 @@
 //! ```text
 //!   select    which leaf (instruction set) serves
 //!   engine    what multiplies a block of rows by panels of weights
-//!   leaf      the dot-product trait; avx512_vnni, vnni256, avx2, neon, portable: its leaves, each an engine
+//!   leaf      the dot-product trait; avx512_vnni, vnni256, avx2, neon, neon_i8mm, portable: its leaves, each an engine
 //!   amx       the tiles of AMX and their emulation: the other engine
 //!   lhs, rhs  quantise and pack rows, columns        interleave  the byte order of both
 //!   driver    the loops and who runs them            threads     where threads come from
@@ -28,6 +28,8 @@ mod leaf;
 mod lhs;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon_i8mm;
 mod peak;
 mod portable;
 mod rhs;

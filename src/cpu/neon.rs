@@ -80,7 +80,7 @@ macro_rules! sdot {
 /// The CPU has `dotprod`; `lhs` is valid for `groups * M` words, `rhs` for `groups * 32` bytes, `init` for `M` and
 /// `acc` for `M * 8` elements.
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn dot_tile<const M: usize, const U: usize>(
+pub(super) unsafe fn dot_tile<const M: usize, const U: usize>(
     groups: usize,
     lhs: *const u32,
     rhs: *const u8,
@@ -245,7 +245,7 @@ unsafe fn mull_step<const M: usize>(c: &mut [[int32x4_t; 4]; M], lhs: *const u32
 
 /// Asks for the cache lines of one row, to be written: a row of eight columns lies in two at most.
 #[inline(always)]
-fn prefetch_write(trailing: Trailing, row: usize) {
+pub(super) fn prefetch_write(trailing: Trailing, row: usize) {
     let (_, to, bytes) = trailing.row(row);
     prefetch_line(to);
     prefetch_line(to.wrapping_add(bytes.max(1) - 1));
@@ -265,7 +265,7 @@ fn prefetch_line(address: *const u8) {
 /// # Safety
 /// `trailing` has this row.
 #[inline(always)]
-unsafe fn copy_row(trailing: Trailing, row: usize) {
+pub(super) unsafe fn copy_row(trailing: Trailing, row: usize) {
     let (from, to, bytes) = trailing.row(row);
     debug_assert!(bytes <= 32);
     macro_rules! halves {

@@ -4,6 +4,8 @@ use super::amx::AmxEmulated;
 use super::engine::Engine;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 use super::neon::{Neon, NeonDot};
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+use super::neon_i8mm::NeonI8mm;
 use super::portable::Portable;
 #[cfg(target_arch = "x86_64")]
 use super::{
@@ -83,6 +85,8 @@ kernels! {
     Avx512VlVnni,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    NeonI8mm,
     #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
     NeonDot,
     #[cfg(all(target_arch = "aarch64", target_endian = "little"))]

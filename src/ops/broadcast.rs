@@ -1,7 +1,7 @@
 //! The shape rules of `numpy.matmul`.
 
 use crate::error::{Error, Result};
-use ndarray::{ArrayView, ArrayViewD, Axis, Dimension};
+use ndarray::{Array, ArrayView, ArrayViewD, Axis, Dimension, IntoDimension};
 
 /// The shapes of one `numpy.matmul`: `[batch.., M, K] x [batch.., K, N] -> [batch.., M, N]`.
 ///
@@ -64,29 +64,14 @@ impl MatmulShape {
         };
         if rows != k {
             return refuse(match rhs.len() {
-                1 => format!("the right operand needs {k} elements, has {rows}"),
-                _ => format!("the right operand needs {k} rows, has {rows}"),
+                1 => format!("the right operand needs {k} elements but has {rows}"),
+                _ => format!("the right operand needs {k} rows but has {rows}"),
             });
         }
-        let axes = lhs_batch.len().max(rhs_batch.len());
-        // Counted from the right: axis 0 is the last batch axis.
-        let length = |batch: &[usize], axis: usize| match batch.len().checked_sub(axis + 1) {
-            Some(i) => batch[i],
-            None => 1,
+        let batch = match broadcast(lhs_batch, rhs_batch) {
+            Ok(batch) => batch,
+            Err(expected) => return refuse(expected),
         };
-        let mut batch = vec![0; axes];
-        for axis in 0..axes {
-            batch[axes - 1 - axis] = match (length(lhs_batch, axis), length(rhs_batch, axis)) {
-                (l, r) if l == r => l,
-                (1, other) | (other, 1) => other,
-                (l, r) => {
-                    return refuse(format!(
-                        "batch axes of equal length, or one of them 1: axis {} from the right is {l} and {r}",
-                        axis + 3
-                    ))
-                }
-            };
-        }
         let shape = MatmulShape {
             batch,
             m,
@@ -100,7 +85,7 @@ impl MatmulShape {
             .iter()
             .all(|[r, c]| addressable(&shape.promoted(*r, *c)))
         {
-            return refuse("a result that can be addressed".into());
+            return refuse("the result would have more elements than can be addressed".into());
         }
         Ok(shape)
     }
@@ -155,11 +140,59 @@ impl MatmulShape {
     }
 }
 
-/// Whether an array of that shape has a size that `isize` can count, empty axes left aside as ndarray does.
+/// The batch axes of both operands aligned at their right ends; or else what would have fitted.
+fn broadcast(lhs: &[usize], rhs: &[usize]) -> Result<Vec<usize>, String> {
+    let axes = lhs.len().max(rhs.len());
+    // Counted from the right: axis 0 is the last batch axis.
+    let length = |batch: &[usize], axis: usize| match batch.len().checked_sub(axis + 1) {
+        Some(i) => batch[i],
+        None => 1,
+    };
+    let mut batch = vec![0; axes];
+    for axis in 0..axes {
+        batch[axes - 1 - axis] = match (length(lhs, axis), length(rhs, axis)) {
+            (l, r) if l == r => l,
+            (1, other) | (other, 1) => other,
+            (l, r) => {
+                return Err(format!(
+                    "batch axes must have equal lengths, or one of them 1: axis {} from the right has {l} and {r}",
+                    axis + 3
+                ))
+            }
+        };
+    }
+    Ok(batch)
+}
+
+/// Whether `isize` can count the elements of an array of that shape; empty axes are left aside, as ndarray does.
 pub(crate) fn addressable(shape: &[usize]) -> bool {
     let count = |n: usize, axis: &usize| n.checked_mul((*axis).max(1));
     let bytes = shape.iter().try_fold(size_of::<u64>(), count);
     bytes.is_some_and(|b| isize::try_from(b).is_ok())
+}
+
+/// Results of fewer bytes are allocated without asking first.
+const ASKED: usize = 1 << 28;
+
+/// A result to write to, or a refusal where there is no memory for it: broadcasting makes large ones of small operands.
+///
+/// The shape has been found [`addressable`].
+pub(crate) fn zeros<T: Copy + Default, I: IntoDimension>(
+    op: &'static str,
+    shape: I,
+) -> Result<Array<T, I::Dim>> {
+    let shape = shape.into_dimension();
+    let elements = shape.size();
+    let bytes = elements * size_of::<T>();
+    if bytes >= ASKED {
+        // Asked for and given back: memory from `vec!` below comes zeroed by the system, that of `try_reserve` does not.
+        let mut memory = Vec::<T>::new();
+        let reserved = memory.try_reserve_exact(elements);
+        // Nothing else uses it, and unused allocations are left out by the compiler.
+        std::hint::black_box(&mut memory);
+        reserved.map_err(|_| Error::Memory { op, bytes })?;
+    }
+    Ok(Array::from_elem(shape, T::default()))
 }
 
 #[cfg(test)]
@@ -168,7 +201,7 @@ mod tests {
 
     #[test]
     fn results_have_numpys_shapes() {
-        // (lhs, rhs, result), as numpy.matmul answers.
+        // (lhs, rhs, result), as numpy.matmul gives them.
         let cases: [(&[usize], &[usize], &[usize]); 12] = [
             (&[5], &[5], &[]),
             (&[6], &[6, 4], &[4]),
@@ -208,5 +241,17 @@ mod tests {
             let named = message.contains(&format!("{lhs:?} and {rhs:?}"));
             assert!(named && message.starts_with("matmul:"), "{message}");
         }
+    }
+
+    #[test]
+    fn results_beyond_memory_are_refused() {
+        // 2^48 bytes: more than processes can address.
+        let refused = zeros::<i32, _>("matmul", [1 << 23, 1 << 23]).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "matmul: the result takes 281474976710656 bytes, more than can be allocated here"
+        );
+        assert_eq!(zeros::<u8, _>("matmul", [ASKED / 4, 4]).unwrap()[[7, 3]], 0);
+        assert_eq!(zeros::<f32, _>("matmul", [0, 3]).unwrap().dim(), (0, 3));
     }
 }

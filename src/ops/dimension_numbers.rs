@@ -69,7 +69,7 @@ impl DimensionNumbers {
         check_axes(names, lists.map(Vec::as_slice), shape)
     }
 
-    /// The axes of the same product with its operands the other way round.
+    /// The axes of the same product with its operands exchanged.
     pub fn swapped(&self) -> Self {
         DimensionNumbers {
             lhs_contracting: self.rhs_contracting.clone(),
@@ -124,7 +124,7 @@ impl DimensionNumbers {
             for (&l, &r) in left.iter().zip(right) {
                 if lhs[l] != rhs[r] {
                     return refuse(format!(
-                        "axis {l} of the left operand and axis {r} of the right one of equal length"
+                        "axis {l} of the left operand must be as long as axis {r} of the right one"
                     ));
                 }
             }
@@ -134,7 +134,7 @@ impl DimensionNumbers {
         let right = self.rhs_free(rhs.len()).into_iter().map(|a| rhs[a]);
         let shape: Vec<usize> = batch.chain(left).chain(right).collect();
         if !addressable(&shape) {
-            return refuse("a result that can be addressed".into());
+            return refuse("the result would have more elements than can be addressed".into());
         }
         Ok(shape)
     }

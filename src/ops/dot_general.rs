@@ -11,8 +11,8 @@ use ndarray::{ArrayD, ArrayViewD};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Precision {
-    /// What the implementation finds best: f32 sums; products may be taken of operands rounded to a tensor core's
-    /// format (TF32, bf16) where there is one. The CPU has none: there it is the same as [`Highest`](Self::Highest).
+    /// The implementation's choice: sums are f32, but operands may be rounded to a tensor core's format (TF32, bf16) on
+    /// hardware that has one. On the CPU it is the same as [`Highest`](Self::Highest).
     #[default]
     Default,
     /// Products of the operands as they are, in f32.
@@ -23,7 +23,7 @@ pub enum Precision {
 ///
 /// The shapes and the order of the result's axes are those of [`DimensionNumbers`].
 pub trait DotGeneral<T: Element>: Send + Sync {
-    /// The product over the axes in `dims`; as [`DimensionNumbers::output_shape`] says its shape.
+    /// The product over the axes in `dims`, of the shape that [`DimensionNumbers::output_shape`] gives.
     ///
     /// # Errors
     /// As [`DimensionNumbers::output_shape`], and what the implementation refuses.
@@ -48,7 +48,7 @@ pub trait DotGeneral<T: Element>: Send + Sync {
     ) -> Result<(ArrayD<T>, Box<dyn Pullback<T>>)>;
 
     /// What multiplies the same operands in the other order: `swapped.dot_general(rhs, lhs)` is this product with the
-    /// left and right free axes of the result exchanged. `None` when there is no such thing.
+    /// left and right free axes of the result exchanged. `None` when nothing does.
     fn swapped(&self) -> Option<Box<dyn DotGeneral<T>>> {
         None
     }
@@ -59,6 +59,6 @@ pub trait Pullback<T: Element>: Send + Sync {
     /// The gradients of the left and right operand, in their shapes, from the gradient of the result.
     ///
     /// # Errors
-    /// When `g` has not the result's shape.
+    /// When `g` does not have the result's shape.
     fn backward(&self, g: ArrayViewD<'_, T>) -> Result<(ArrayD<T>, ArrayD<T>)>;
 }

@@ -10,11 +10,11 @@ use ndarray::{ArrayD, ArrayView, ArrayViewD, Axis, Dimension};
 
 /// The product of two arrays that `spec` names, multiplied by `dot_general`.
 ///
-/// `spec` is numpy's: one letter an axis, `"bqhd,bkhd->bhqk"`. Letters that are not in the result are summed over;
+/// `spec` is numpy's: one letter per axis, `"bqhd,bkhd->bhqk"`. Letters that are not in the result are summed over;
 /// without an arrow the result has the letters that occur once, in alphabetical order. `...` stands for further axes,
-/// broadcast as in numpy. Spaces don't count. A letter that only one operand has and the result has not is summed in
+/// broadcast as in numpy. Spaces don't count. A letter that occurs in one operand and nowhere else is summed in
 /// f32 before the product (and rounded to T once). The result is `lax.dot_general`'s with its axes put in order; where
-/// it is in order with the operands exchanged, they are multiplied so, each with its own quantiser, and nothing is
+/// exchanging the operands is enough for that, they are exchanged, each keeping its quantiser, and nothing is
 /// transposed.
 ///
 /// # Errors
@@ -87,11 +87,29 @@ struct One {
     shape: Vec<usize>,
     labels: Vec<Label>,
     sum: Vec<usize>,
-    /// Axes of length 1 of what is left, which the other operand has longer.
+    /// Of what is left: axes of length 1 that are longer in the other operand.
     squeeze: Vec<usize>,
 }
 
 impl One {
+    /// Axes whose label is not among `needed` are summed; `squeezed` are the labels of axes that the other has longer.
+    fn new(shape: &[usize], labels: Vec<Label>, needed: &[Label], squeezed: &[Label]) -> Self {
+        let alone = |axis: &usize| !needed.contains(&labels[*axis]);
+        let sum: Vec<usize> = (0..labels.len()).filter(alone).collect();
+        let left = (0..labels.len()).filter(|axis| !sum.contains(axis));
+        let squeeze = left
+            .enumerate()
+            .filter(|(_, axis)| squeezed.contains(&labels[*axis]))
+            .map(|(place, _)| place)
+            .collect();
+        One {
+            shape: shape.to_vec(),
+            labels,
+            sum,
+            squeeze,
+        }
+    }
+
     /// The labels of the axes that are multiplied.
     fn multiplied(&self) -> Vec<Label> {
         let summed = (0..self.labels.len()).filter(|axis| !self.sum.contains(axis));
@@ -114,7 +132,7 @@ impl One {
         sum.mapv(T::from_f32).into()
     }
 
-    /// The gradient of the operand from that of what was left of it.
+    /// The gradient of the operand, from the gradient of what was left of it.
     fn spread<T: Element>(&self, mut g: ArrayD<T>) -> ArrayD<T> {
         if self.sum.is_empty() {
             return g;
@@ -140,6 +158,28 @@ impl<T: Element> Pullback<T> for EinsumPullback<T> {
     }
 }
 
+/// The labels of each operand's axes of length 1 that the other has longer; or else what would have fitted.
+fn squeezed(a: (&[usize], &[Label]), b: (&[usize], &[Label])) -> Result<[Vec<Label>; 2], String> {
+    let mut squeezed = [vec![], vec![]];
+    for (&x, label) in a.0.iter().zip(a.1) {
+        let Some(at) = b.1.iter().position(|l| l == label) else {
+            continue;
+        };
+        // A letter of both operands must have one length; an axis of "..." may be 1 on one side.
+        match (x, b.0[at], label) {
+            (x, y, _) if x == y => {}
+            (1, _, Label::Further(_)) => squeezed[0].push(*label),
+            (_, 1, Label::Further(_)) => squeezed[1].push(*label),
+            (x, y, label) => {
+                return Err(format!(
+                    "axes of equal length for {label}, which is {x} and {y}"
+                ))
+            }
+        }
+    }
+    Ok(squeezed)
+}
+
 /// Both operands set against the specification.
 struct Both {
     a: One,
@@ -162,44 +202,14 @@ impl Both {
             Err(expected) => return refuse(expected),
         };
         let [la, lb] = operands;
-        // A letter of both must have one length; an axis of "..." may be 1 on one side.
-        let mut squeeze = [vec![], vec![]];
-        for (i, label) in la.iter().enumerate() {
-            let Some(j) = lb.iter().position(|l| l == label) else {
-                continue;
-            };
-            match (a[i], b[j], label) {
-                (x, y, _) if x == y => {}
-                (1, _, Label::Further(_)) => squeeze[0].push(*label),
-                (_, 1, Label::Further(_)) => squeeze[1].push(*label),
-                (x, y, label) => {
-                    return refuse(format!(
-                        "axes of equal length for {label}, which is {x} and {y}"
-                    ))
-                }
-            }
-        }
-        let [squeeze_a, squeeze_b] = squeeze;
-        let one = |shape: &[usize], labels: &[Label], other: &[Label], squeezed: &[Label]| {
-            let alone =
-                |axis: &usize| !other.contains(&labels[*axis]) && !out.contains(&labels[*axis]);
-            let sum: Vec<usize> = (0..labels.len()).filter(alone).collect();
-            let left = (0..labels.len()).filter(|axis| !sum.contains(axis));
-            let squeeze = left
-                .enumerate()
-                .filter(|(_, axis)| squeezed.contains(&labels[*axis]))
-                .map(|(place, _)| place)
-                .collect();
-            One {
-                shape: shape.to_vec(),
-                labels: labels.to_vec(),
-                sum,
-                squeeze,
-            }
+        let [squeeze_a, squeeze_b] = match squeezed((a, &la), (b, &lb)) {
+            Ok(squeezed) => squeezed,
+            Err(expected) => return refuse(expected),
         };
+        let needed = |other: &[Label]| [other, &out].concat();
         Ok(Both {
-            a: one(a, &la, &lb, &squeeze_a),
-            b: one(b, &lb, &la, &squeeze_b),
+            a: One::new(a, la.clone(), &needed(&lb), &squeeze_a),
+            b: One::new(b, lb, &needed(&la), &squeeze_b),
             out,
         })
     }

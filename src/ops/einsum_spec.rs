@@ -65,10 +65,14 @@ impl Spec {
         if let Some(out) = &out {
             let known = |l: &&char| !operands.iter().any(|o| o.letters.contains(l));
             if let Some(letter) = out.letters.iter().find(known) {
-                return Err(refuse(format!("'{letter}' of the result in an operand")));
+                return Err(refuse(format!(
+                    "'{letter}' of the result in an operand too"
+                )));
             }
             if out.further.is_none() && operands.iter().any(|o| o.further.is_some()) {
-                return Err(refuse("'...' in the result, as an operand has it".into()));
+                return Err(refuse(
+                    "'...' in the result, since an operand has it".into(),
+                ));
             }
         }
         Ok(Parsed { operands, out })
@@ -106,7 +110,7 @@ impl Term {
 }
 
 impl Parsed {
-    /// The labels for operands of these ranks; what would have fitted otherwise.
+    /// The labels for operands of these ranks; or else what would have fitted.
     pub fn resolve(self, a: usize, b: usize) -> Result<Spec, String> {
         let count = |term: &Term, rank: usize, name: &str| {
             let letters = term.letters.len();

@@ -22,7 +22,7 @@ use ndarray::{Array, ArrayView, ArrayView1, ArrayViewMut, Dimension};
 /// overflows f32, becomes NaN. Any strides; the result is in row-major order.
 ///
 /// # Errors
-/// [`Error::Shape`] when `x` is 0-D, [`Error::Length`] when the weight has not K elements, [`Error::Value`] for an epsilon
+/// [`Error::Shape`] when `x` is 0-D, [`Error::Length`] when the weight does not have K elements, [`Error::Value`] for an epsilon
 /// that is not a finite number above zero.
 ///
 /// ```
@@ -108,7 +108,7 @@ pub fn add_rmsnorm_quantize<T: Element, D: Dimension>(
             op: OP,
             lhs: x.shape().to_vec(),
             rhs: residual.shape().to_vec(),
-            expected: "a residual of the input's shape".into(),
+            expected: "the residual must have the input's shape".into(),
         });
     }
     let sums = residual.rows_mut().into_iter();
@@ -185,7 +185,7 @@ mod tests {
     use half::bf16;
     use ndarray::{arr1, s, Array1, Array2, Array3, ArrayD, IxDyn};
 
-    /// Level by level over a padded row, as the definition says it.
+    /// Level by level over a padded row, as in the definition.
     fn tree(x: &[f32]) -> f32 {
         let mut level: Vec<f32> = x.iter().map(|x| x * x).collect();
         level.resize(x.len().next_power_of_two(), 0.0);

@@ -13,8 +13,8 @@ use ndarray::{Array, ArrayView, ArrayView1, Dimension};
 /// y = T( T( silu(gate) ) * up )          silu(x) = x / (1 + exp(-x)) in f32, T(..) rounds to the element type
 /// ```
 ///
-/// SiLU is [`Activation::Silu`], the same bits on every backend. Two roundings, as a model does that stores what its
-/// activation function answers. NaN stays NaN. Any strides; the result is in row-major order.
+/// SiLU is [`Activation::Silu`], the same bits on every backend. There are two roundings, as in a model that stores the
+/// result of its activation function. NaN stays NaN. Any strides; the result is in row-major order.
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`] when the two have different shapes, [`Error::Shape`] when they are 0-D.
@@ -72,7 +72,7 @@ fn pairs<'a, T: Element, D: Dimension>(
             op,
             lhs: gate.shape().to_vec(),
             rhs: up.shape().to_vec(),
-            expected: "gate and up of one shape".into(),
+            expected: "gate and up must have the same shape".into(),
         });
     }
     rows_of(op, "gate", &gate.raw_dim())?;

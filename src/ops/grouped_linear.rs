@@ -19,8 +19,9 @@ const OP: &str = "GroupedLinear";
 /// `y = activation(x . weight^T + bias)` with int8 weights whose scales vary along K: one for each output and each group
 /// of `size` inputs, on the CPU.
 ///
-/// A group's own largest weight sets its step, so that an outlier costs its neighbours in the group alone; the finer scales
-/// cost `4 / size` bytes a weight and a multiply-add for each group and result. Inputs are quantised one scale a row.
+/// A group's own largest weight sets its scale, so that an outlier costs precision in its group alone; the finer scales
+/// cost `4 / size` bytes per weight and a multiply-add for each group and result. Inputs are quantised with one scale per
+/// row.
 ///
 /// ```text
 /// v = 0;  for each group in order:  v = fma(f32(exact sum of the group), weight_scale[n, group], v)
@@ -55,7 +56,7 @@ impl GroupedLinear {
     /// of this CPU. When `size` does not divide K the last group is shorter.
     ///
     /// # Errors
-    /// [`Error::Value`] unless `size` is 32, 64 or 128, [`Error::Length`] when `bias` has not N elements,
+    /// [`Error::Value`] unless `size` is 32, 64 or 128, [`Error::Length`] when `bias` does not have N elements,
     /// [`Error::KTooLong`] when K is above [`MAX_K`](crate::numerics::MAX_K).
     pub fn from_float<T: Element>(
         weight: ArrayView2<'_, T>,
@@ -128,7 +129,7 @@ impl GroupedLinear {
         self.weights.n
     }
 
-    /// Inputs that share a scale.
+    /// How many inputs share a scale.
     pub fn group_size(&self) -> usize {
         self.weights.size
     }
@@ -170,7 +171,7 @@ pub(crate) fn quantize_groups<T: Element>(
     Ok((q.matrix()?.to_owned(), scales))
 }
 
-/// Whether such scales fit the weight.
+/// Refuses scales that are not finite, or not one for each output and group of the weight.
 pub(crate) fn check_groups(
     weight: ArrayView2<'_, i8>,
     scales: ArrayView2<'_, f32>,
@@ -197,7 +198,7 @@ pub(crate) fn check_groups(
     }
 }
 
-/// Whether groups of that many inputs are known.
+/// Refuses a group size that the kernels do not have.
 pub(crate) fn check_size(size: usize) -> Result<()> {
     if [32, 64, 128].contains(&size) {
         return Ok(());

@@ -18,8 +18,8 @@ const OP: &str = "Int8Linear";
 /// `y = activation(x . weight^T + bias)` through int8, in one pass from float to float.
 ///
 /// `weight` is `[N, K]` (outputs, inputs: torch's order), `x` is `[.., K]`, `y` is `[.., N]`, in the element type of
-/// `x`. Weights carry one scale an output (or one for all), found or given once; activations are quantised on the way,
-/// by default with one scale a row. Without bias and activation function the bits are those of
+/// `x`. Weights carry one scale per output (or one for all), found or given once; activations are quantised on the way,
+/// by default with one scale per row. Without bias and activation function the bits are those of
 /// [`q_matmul_int8`](crate::q_matmul_int8) of `x` and `weight^T`; the steps and their rounding are those of the
 /// [epilogue](crate::epilogue).
 ///
@@ -41,16 +41,16 @@ pub struct Int8Linear {
     bias: Option<Arc<[f32]>>,
     activation: Activation,
     quant: ActivationQuant,
-    /// Inputs that the packed weights expect again, behind the others; see
+    /// Inputs that the packed weights expect a second time, after all the others; see
     /// [`from_int8_asymmetric`](Int8Linear::from_int8_asymmetric).
     repeated: Arc<[usize]>,
 }
 
 impl Int8Linear {
-    /// Quantises a float weight `[N, K]` with one symmetric scale an output, and packs it for the default backend.
+    /// Quantises a float weight `[N, K]` with one symmetric scale per output, and packs it for the default backend.
     ///
     /// # Errors
-    /// [`Error::Length`] when `bias` has not N elements, [`Error::KTooLong`] when K is above
+    /// [`Error::Length`] when `bias` does not have N elements, [`Error::KTooLong`] when K is above
     /// [`MAX_K`](crate::numerics::MAX_K).
     pub fn from_float<T: Element>(
         weight: ArrayView2<'_, T>,
@@ -76,7 +76,7 @@ impl Int8Linear {
     /// Packs an int8 weight `[N, K]` with its scales, one for all or `[N]`, for the default backend.
     ///
     /// # Errors
-    /// [`Error::Length`] when `scales` has neither 1 nor N elements or `bias` not N, [`Error::Value`] for a scale that
+    /// [`Error::Length`] when `scales` has neither 1 nor N elements or `bias` does not have N, [`Error::Value`] for a scale that
     /// is not finite, [`Error::KTooLong`] when K is above [`MAX_K`](crate::numerics::MAX_K).
     ///
     /// ```
@@ -115,7 +115,7 @@ impl Int8Linear {
         let n = weight.nrows();
         if scales.len() != 1 && scales.len() != n {
             return Err(Error::Length {
-                what: "weight scales",
+                what: "the list of weight scales",
                 found: scales.len(),
                 expected: n,
             });
@@ -136,15 +136,15 @@ impl Int8Linear {
     }
 
     /// Packs an asymmetric int8 weight `[N, K]` that stands for `(q - zero_point) * scale`, with one scale and one
-    /// zero point an output, on a backend of choice.
+    /// zero point per output, on a backend of choice.
     ///
     /// The differences `q - zero_point` are what is packed, so that the layer runs as a symmetric one does, to the
-    /// bit. Where a difference leaves int8's range, it is packed in parts, its input counts once for each, and the
-    /// exact int32 sum adds them up: such a layer needs up to twice the room and time.
+    /// bit. A difference outside int8's range is packed in parts, each multiplied by the same input, and the exact
+    /// int32 sum adds them up: such a layer may need twice the memory and time.
     ///
     /// # Errors
-    /// [`Error::Length`] when there are not N scales or zero points, or `bias` has not N elements; [`Error::Value`]
-    /// for a scale that is not finite; [`Error::KTooLong`] when K with the inputs that count again is above
+    /// [`Error::Length`] unless there are N scales and N zero points, and N elements in `bias`; [`Error::Value`]
+    /// for a scale that is not finite; [`Error::KTooLong`] when K, with the repeated inputs, is above
     /// [`MAX_K`](crate::numerics::MAX_K).
     ///
     /// ```
@@ -166,7 +166,7 @@ impl Int8Linear {
         let (n, k) = weight.dim();
         if zero_points.len() != n {
             return Err(Error::Length {
-                what: "weight zero points",
+                what: "the list of weight zero points",
                 found: zero_points.len(),
                 expected: n,
             });
@@ -196,14 +196,14 @@ impl Int8Linear {
         Int8Linear { activation, ..self }
     }
 
-    /// The same layer with its inputs quantised in another way: static, or asymmetric a row.
+    /// The same layer with its inputs quantised in another way: static, or asymmetric per row.
     ///
     /// # Errors
     /// [`Error::Value`] for a static scale that is not a number above zero with a finite inverse,
     /// [`Error::KTooLong`] when K is above [`MAX_K_ZERO_POINT`](crate::numerics::MAX_K_ZERO_POINT) and inputs are
     /// asymmetric.
     pub fn with_activation_quant(self, quant: ActivationQuant) -> Result<Self> {
-        // A product without rows asks the same questions.
+        // A product without rows makes the same checks.
         let empty = Array2::<f32>::zeros((0, self.weights.k()));
         let data = Element::tag(empty.view());
         Gemm::new(
@@ -242,7 +242,7 @@ impl Int8Linear {
         Ok(out.into_shape_with_order(shape).expect("as many elements"))
     }
 
-    /// [`forward`](Self::forward) into a place the caller has, of shape `[.., N]` and any strides.
+    /// [`forward`](Self::forward) into memory of the caller's, of shape `[.., N]` and any strides.
     ///
     /// # Errors
     /// As [`forward`](Self::forward), and [`Error::Shape`] when `out` has another shape. Then `out` is untouched.

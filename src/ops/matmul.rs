@@ -84,7 +84,7 @@ pub fn matmul_float<T: Element, D1: Dimension, D2: Dimension>(
     matmul(a, b, Precision::Default, &FloatDotGeneral)
 }
 
-/// How a matmul is said in dimension numbers.
+/// A matmul expressed in dimension numbers.
 fn plan(lhs: &[usize], rhs: &[usize]) -> Result<Plan> {
     let shape = MatmulShape::new("matmul", lhs, rhs)?;
     let lhs_batch = &lhs[..lhs.len().saturating_sub(2)];

@@ -15,13 +15,15 @@
 //!   broadcast           numpy.matmul's shape rules      dimension_numbers   lax.dot_general's shape rules
 //!   dot_general         the trait and its gradients     float_dot_general   its float implementation
 //!   quant_dot_general   its quantised implementation    matrices            operands as batches of matrices
-//!   plan                a product said as one dot_general
+//!   batches             any number of matrix products by those rules
+//!   plan                a product expressed as one dot_general
 //!   rows                many axes seen as one           float_gemm          the call into the gemm crate
 //! ```
 //!
 //! They know backends only through [`Backend`](crate::Backend): the short forms use the [`default_backend`], the
 //! `_on` forms the one they are given, and the bits are the same.
 
+mod batches;
 mod broadcast;
 mod default_backend;
 mod dimension_numbers;
@@ -62,7 +64,10 @@ pub use linear::Int8Linear;
 pub use matmul::{matmul, matmul_float, matmul_vjp};
 pub use matmul_true_int8::{matmul_true_int8, matmul_true_int8_on};
 pub use outlier_linear::OutlierLinear;
-pub use q_matmul_int8::{q_matmul_int8, q_matmul_int8_as, q_matmul_int8_as_on, q_matmul_int8_on};
+pub use q_matmul_int8::{
+    q_matmul_int8, q_matmul_int8_as, q_matmul_int8_as_on, q_matmul_int8_broadcast,
+    q_matmul_int8_broadcast_on, q_matmul_int8_on,
+};
 pub use quant_dot_general::{
     Accumulate, FrozenOperand, OperandQuant, ProductQuant, QuantDotGeneral, QuantDotGeneralBuilder,
     QuantGradient, SharedAxes, Side,

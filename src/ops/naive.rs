@@ -1,4 +1,4 @@
-//! A backend that is nothing but the contract, and counts what it is asked: it shows what the operations rely on.
+//! A backend that does nothing but fulfil the contract, and counts its calls: it shows what the operations rely on.
 
 use crate::element::{Element, FloatView, OutputMut};
 use crate::error::Result;

@@ -28,9 +28,9 @@ const OP: &str = "OutlierLinear";
 ///   + x[.., O] . (weight[.., O] dequantised)^T, in f32, added in the epilogue
 /// ```
 ///
-/// so that an outlier neither coarsens its row's step nor is rounded itself. A batch without outliers takes the int8 product
-/// alone, with the bits of [`Int8Linear`](crate::Int8Linear). The integers are kept a second time, unpacked, to take columns
-/// from. Method: T. Dettmers et al., *LLM.int8()* (2022), whose threshold is 6.0. A channel that holds NaN or infinity
+/// so that an outlier neither coarsens its row's scale nor is rounded itself. A batch without outliers takes the int8 product
+/// alone, with the bits of [`Int8Linear`](crate::Int8Linear). The integers are kept a second time, unpacked, so that
+/// columns can be taken from them. Method: T. Dettmers et al., *LLM.int8()* (2022), whose threshold is 6.0. A channel that holds NaN or infinity
 /// is an outlier and makes its rows' results NaN or infinite, as a float product does.
 ///
 /// ```
@@ -55,7 +55,7 @@ pub struct OutlierLinear {
 }
 
 impl OutlierLinear {
-    /// Quantises a float weight `[N, K]` with one symmetric scale an output, for the default backend.
+    /// Quantises a float weight `[N, K]` with one symmetric scale per output, for the default backend.
     ///
     /// # Errors
     /// [`Error::Value`] for a threshold that is not above zero, and as
@@ -70,12 +70,12 @@ impl OutlierLinear {
         Self::from_int8_on(backend, q.matrix()?, q.scales(), threshold, bias)
     }
 
-    /// Packs an int8 weight `[N, K]` with one scale an output, such as a bitsandbytes checkpoint holds, for a backend of
+    /// Packs an int8 weight `[N, K]` with one scale per output, such as a bitsandbytes checkpoint holds, for a backend of
     /// choice.
     ///
     /// # Errors
-    /// [`Error::Value`] for a threshold that is not above zero, [`Error::Length`] when there are not N scales or `bias` has
-    /// not N elements, [`Error::KTooLong`] when K is above [`MAX_K`](crate::numerics::MAX_K).
+    /// [`Error::Value`] for a threshold that is not above zero, [`Error::Length`] unless there are N scales and N
+    /// elements in `bias`, [`Error::KTooLong`] when K is above [`MAX_K`](crate::numerics::MAX_K).
     pub fn from_int8_on<T: Element>(
         backend: Arc<dyn Backend>,
         weight: ArrayView2<'_, i8>,
@@ -94,7 +94,7 @@ impl OutlierLinear {
         let n = weight.nrows();
         if scales.len() != n {
             return Err(Error::Length {
-                what: "weight scales",
+                what: "the list of weight scales",
                 found: scales.len(),
                 expected: n,
             });

@@ -1,4 +1,4 @@
-//! A product of arrays said as one `dot_general`: what is done to the operands before and to the result after.
+//! A product of arrays expressed as one `dot_general`: what is done to the operands before and to the result after.
 
 use crate::element::Element;
 use crate::error::{Error, Result};
@@ -7,7 +7,7 @@ use crate::ops::dot_general::{DotGeneral, Precision, Pullback};
 use crate::ops::rows::in_order;
 use ndarray::{ArrayD, ArrayViewD, Axis};
 
-/// How a product is said in dimension numbers.
+/// A product expressed in dimension numbers.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     /// Axes of length 1 that are taken out of the operands, ascending.
@@ -17,7 +17,7 @@ pub(crate) struct Plan {
     pub dims: DimensionNumbers,
     /// Axis `i` of the result is axis `axes[i]` of the product, as it is computed.
     pub axes: Vec<usize>,
-    /// Whether the operands are multiplied the other way round: then the product's axes come so too.
+    /// Whether the operands are exchanged: then so are their axes in the product.
     pub swap: bool,
 }
 
@@ -64,7 +64,7 @@ impl Plan {
         &self,
         dot_general: &dyn DotGeneral<T>,
     ) -> Option<Box<dyn DotGeneral<T>>> {
-        // Whoever asks for a swap has made sure that there is one.
+        // A swap is planned only where `swapped` gives one.
         dot_general.swapped().filter(|_| self.swap)
     }
 }

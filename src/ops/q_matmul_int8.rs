@@ -1,12 +1,15 @@
 //! Float products through int8.
 
 use crate::element::Element;
+use crate::element::OutputMut;
 use crate::error::{Error, Result};
-use crate::gemm::{check_k, Backend};
-use crate::ops::broadcast::addressable;
+use crate::gemm::{check_k, Backend, Lhs, Weights};
+use crate::ops::batches::{product, MatrixProduct};
+use crate::ops::broadcast::{addressable, zeros};
 use crate::ops::default_backend;
 use crate::ops::rows::as_rows;
-use ndarray::{Array, Array2, ArrayView, ArrayView2, Dimension};
+use ndarray::{Array, ArrayD, ArrayView, ArrayView2, ArrayViewMut2, Dimension};
+use std::marker::PhantomData;
 
 /// The name in errors.
 const OP: &str = "q_matmul_int8";
@@ -28,7 +31,8 @@ const OP: &str = "q_matmul_int8";
 ///
 /// # Errors
 /// [`Error::ShapeMismatch`] when the last axis of `a` and the first of `w` differ, [`Error::Shape`] when `a` is 0-D,
-/// [`Error::KTooLong`] when K is above [`MAX_K`](crate::numerics::MAX_K).
+/// [`Error::KTooLong`] when K is above [`MAX_K`](crate::numerics::MAX_K), [`Error::Memory`] when the result cannot be
+/// allocated.
 ///
 /// ```
 /// use imma::q_matmul_int8;
@@ -93,11 +97,82 @@ pub fn q_matmul_int8_as_on<T: Element, O: Element, D: Dimension>(
     let shape = rows_times(OP, &a, k, n, w.shape())?;
     check_k(k, false)?;
     let a = as_rows(a.into_dyn());
-    let mut out = Array2::<O>::default((a.nrows(), n));
+    let mut out = zeros::<O, _>(OP, [a.nrows(), n])?;
     if !out.is_empty() {
         backend.matmul_quantized(T::tag(a.view()), T::tag(w), O::tag_mut(out.view_mut()))?;
     }
     Ok(out.into_shape_with_order(shape).expect("as many elements"))
+}
+
+/// [`q_matmul_int8`] by `numpy.matmul`'s rules ([`MatmulShape`](crate::MatmulShape)): 1-D operands on either side, batches of
+/// weights, broadcasting.
+///
+/// Each matrix of the batch is a product of its own, with the bits of [`q_matmul_int8_as`]: a scale for each row of the left
+/// one and for each column of the right one.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`] as [`MatmulShape::new`](crate::MatmulShape::new), [`Error::KTooLong`] and [`Error::Memory`] as
+/// [`q_matmul_int8`].
+///
+/// ```
+/// use imma::q_matmul_int8_broadcast;
+/// use ndarray::{arr1, Array3, ArrayD};
+/// let a = Array3::<f32>::ones((2, 3, 4));
+/// let out: ArrayD<f32> = q_matmul_int8_broadcast(a.view(), arr1(&[1.0f32, 2.0, 3.0, 4.0]).view())?;
+/// assert_eq!(out.shape(), [2, 3]);
+/// assert!((out[[1, 2]] - 10.0).abs() < 0.1);
+/// # Ok::<(), imma::Error>(())
+/// ```
+pub fn q_matmul_int8_broadcast<T: Element, O: Element, D1: Dimension, D2: Dimension>(
+    a: ArrayView<'_, T, D1>,
+    w: ArrayView<'_, T, D2>,
+) -> Result<ArrayD<O>> {
+    product::<Quantised<T, O>, _, _>(default_backend().as_ref(), true, a, w)
+}
+
+/// [`q_matmul_int8_broadcast`] on a backend of choice; the same bits.
+///
+/// # Errors
+/// As [`q_matmul_int8_broadcast`], and those of the backend.
+pub fn q_matmul_int8_broadcast_on<T: Element, O: Element, D1: Dimension, D2: Dimension>(
+    backend: &dyn Backend,
+    a: ArrayView<'_, T, D1>,
+    w: ArrayView<'_, T, D2>,
+) -> Result<ArrayD<O>> {
+    product::<Quantised<T, O>, _, _>(backend, false, a, w)
+}
+
+/// T times T to O, both quantised on the way.
+struct Quantised<T, O>(PhantomData<(T, O)>);
+
+impl<T: Element, O: Element> MatrixProduct for Quantised<T, O> {
+    type In = T;
+    type Out = O;
+    const OP: &'static str = OP;
+
+    fn once(
+        backend: &dyn Backend,
+        lhs: ArrayView2<'_, T>,
+        rhs: ArrayView2<'_, T>,
+        out: ArrayViewMut2<'_, O>,
+    ) -> Result<()> {
+        backend.matmul_quantized(T::tag(lhs), T::tag(rhs), O::tag_mut(out))
+    }
+
+    fn weights(rhs: ArrayView2<'_, T>) -> Weights<'_> {
+        Weights::Float(T::tag(rhs))
+    }
+
+    fn lhs(lhs: ArrayView2<'_, T>) -> Lhs<'_> {
+        Lhs::Float {
+            data: T::tag(lhs),
+            quant: Default::default(),
+        }
+    }
+
+    fn output(out: ArrayViewMut2<'_, O>) -> OutputMut<'_> {
+        O::tag_mut(out)
+    }
 }
 
 /// The shape `[.., N]` of `a [.., K]` times a `[K, N]` matrix, whose shape as the caller wrote it is `other`.
@@ -125,12 +200,101 @@ pub(crate) fn rows_times<T, D: Dimension>(
         })
     };
     if a.shape()[last] != k {
-        return refuse(format!("the left operand's last axis needs {k} elements"));
+        return refuse(format!(
+            "the left operand's last axis must have {k} elements"
+        ));
     }
     let mut shape = a.raw_dim();
     shape[last] = n;
     if !addressable(shape.slice()) {
-        return refuse("a result that can be addressed".into());
+        return refuse("the result would have more elements than can be addressed".into());
     }
     Ok(shape)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference;
+    use crate::Cpu;
+    use half::bf16;
+    use ndarray::{s, Array4, Axis};
+
+    fn noise(shape: [usize; 4], seed: usize) -> Array4<f32> {
+        Array4::from_shape_fn(shape, |(h, i, j, k)| {
+            let x = (h * 7919 + i * 104_729 + j * 1299 + k * 31 + seed) * 2_654_435_761 % 10_007;
+            x as f32 / 1000.0 - 5.0
+        })
+    }
+
+    /// Every matrix of the batch by itself, whatever is shared, repeated, viewed or folded on the way.
+    #[test]
+    fn each_matrix_of_a_batch_is_a_product_of_its_own() {
+        let cpu = Cpu::new().with_threads(1).unwrap();
+        // (batch of a, batch of w): one for all, each its own, both at once.
+        for (a, w) in [
+            ([2, 3], [2, 3]),
+            ([2, 3], [1, 1]),
+            ([1, 1], [2, 3]),
+            ([2, 1], [1, 3]),
+            ([1, 3], [2, 3]),
+        ] {
+            for (m, k, n) in [(1, 1, 1), (5, 37, 9), (70, 8, 33)] {
+                let mut a = noise([a[0], a[1], m, k], 1);
+                let w = noise([w[0], w[1], n, k], 2).permuted_axes([0, 1, 3, 2]);
+                a[[0, 0, m - 1, k - 1]] = f32::NAN;
+                let got = q_matmul_int8_broadcast::<f32, f32, _, _>(a.view(), w.view()).unwrap();
+                assert_eq!(got.shape(), [2, 3, m, n]);
+                for i in 0..2 {
+                    for j in 0..3 {
+                        let of = |x: &Array4<f32>| {
+                            let (i, j) =
+                                (i.min(x.len_of(Axis(0)) - 1), j.min(x.len_of(Axis(1)) - 1));
+                            x.slice(s![i, j, .., ..]).to_owned()
+                        };
+                        let want = reference::q_matmul(of(&a).view(), of(&w).view());
+                        let got = got.slice(s![i, j, .., ..]);
+                        let bits = |x: &f32| {
+                            if x.is_nan() {
+                                f32::NAN.to_bits()
+                            } else {
+                                x.to_bits()
+                            }
+                        };
+                        assert!(
+                            got.iter().map(bits).eq(want.iter().map(bits)),
+                            "{m}x{k}x{n}"
+                        );
+                    }
+                }
+                let narrow: ArrayD<bf16> =
+                    q_matmul_int8_broadcast_on(&cpu, a.view(), w.view()).unwrap();
+                for (x, y) in narrow.iter().zip(&got) {
+                    assert!(x.is_nan() && y.is_nan() || *x == bf16::from_f32(*y));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let (a, w) = (noise([1, 2, 3, 4], 0), noise([1, 3, 4, 5], 0));
+        let error = q_matmul_int8_broadcast::<f32, f32, _, _>(a.view(), w.view()).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("q_matmul_int8: shapes [1, 2, 3, 4]"),
+            "{error}"
+        );
+        let (a, w) = (
+            Array::<f32, _>::zeros((1 << 23, 1)),
+            Array::zeros((1, 1 << 23)),
+        );
+        for error in [
+            q_matmul_int8_broadcast::<f32, f32, _, _>(a.view(), w.view()).unwrap_err(),
+            q_matmul_int8(a.view(), w.view()).unwrap_err(),
+        ] {
+            assert!(matches!(error, Error::Memory { op: OP, bytes } if bytes == 1 << 48));
+        }
+    }
 }

@@ -52,7 +52,7 @@ pub(crate) fn as_rows<T: Copy>(x: ArrayViewD<'_, T>) -> CowArray<'_, T, Ix2> {
         .into()
 }
 
-/// The same of a place to write to, which can't be a copy.
+/// The same for an output, which can't be a copy.
 pub(crate) fn as_rows_mut<T>(x: ArrayViewMutD<'_, T>) -> Option<ArrayViewMut2<'_, T>> {
     let leading = 0..x.ndim() - 1;
     merge(x, leading)?.into_dimensionality().ok()

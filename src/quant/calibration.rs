@@ -43,7 +43,7 @@ pub enum Calibration {
         factor: f32,
     },
     /// The clipping ratio among `1/steps, 2/steps, .. 1` with the least mean squared error after rounding to
-    /// nearest; of equally good ones the largest. Never worse than `AbsMax`, which is the last.
+    /// nearest; of equally good ones the largest. Never worse than `AbsMax`, which is the ratio 1.
     MeanSquaredError {
         /// Number of ratios tried, above zero; the work grows with it.
         steps: u32,
@@ -89,14 +89,14 @@ impl Calibration {
                 "a finite number above zero",
             ),
             Calibration::MeanSquaredError { steps: 0 } => {
-                refuse("calibration: the steps", "0".into(), "at least 1")
+                refuse("calibration: the number of steps", "0".into(), "at least 1")
             }
             Calibration::MeanSquaredError { .. } => Ok(()),
         }
     }
 
     /// The magnitude that a symmetric slice covers, before [`numerics::bound`]; NaN or infinity for a slice that
-    /// holds such.
+    /// holds either.
     pub(crate) fn magnitude<T: Element>(self, slice: &[T]) -> f32 {
         if let Calibration::Constant(bound) = self {
             return bound;

@@ -29,19 +29,19 @@ use crate::error::{Error, Result};
 pub enum Granularity {
     /// One scale for the whole tensor.
     PerTensor,
-    /// One scale a row: the elements along the last axis share it.
+    /// One scale per row: the elements along the last axis share it.
     #[default]
     PerToken,
-    /// One scale a column: the elements with one index on the last axis share it.
+    /// One scale per column: the elements with one index on the last axis share it.
     PerChannel,
     /// One scale for each run of `size` elements along the last axis.
     PerGroup {
-        /// Elements a group, above zero.
+        /// Elements per group, above zero.
         size: usize,
     },
-    /// One scale for each run of `size` elements along `axis`, as the K axis 0 of `[K, N]` weights.
+    /// One scale for each run of `size` elements along `axis`, such as axis 0, K, of `[K, N]` weights.
     PerGroupAlong {
-        /// Elements a group, above zero.
+        /// Elements per group, above zero.
         size: usize,
         /// The axis that is cut into groups.
         axis: usize,
@@ -153,7 +153,7 @@ impl Blocks {
         self.outer * self.groups * self.inner
     }
 
-    /// Elements of one outer index, and scales of one.
+    /// Elements and scales of one outer index.
     pub fn per_outer(&self) -> (usize, usize) {
         (self.len * self.inner, self.groups * self.inner)
     }

@@ -17,8 +17,8 @@ use rayon::prelude::*;
 /// ```
 ///
 /// with bound, lo and hi from the [`Calibration`] of each slice that the [`Granularity`] makes, and the rules of
-/// [`numerics`]. The default is symmetric, per token, absmax, to nearest even: what products quantise
-/// their left operand with.
+/// [`numerics`]. The default is symmetric, per token, absmax, to nearest even: how products quantise
+/// their left operand.
 ///
 /// ```
 /// use imma::quant::{Calibration, Granularity, Quantizer};
@@ -46,25 +46,25 @@ pub struct Quantizer {
 pub struct QuantizerBuilder(Quantizer);
 
 impl QuantizerBuilder {
-    /// Which elements share a scale; per token when not said.
+    /// Which elements share a scale; per token by default.
     pub fn granularity(mut self, granularity: Granularity) -> Self {
         self.0.granularity = granularity;
         self
     }
 
-    /// How each slice's range is found; absmax when not said.
+    /// How each slice's range is found; absmax by default.
     pub fn calibration(mut self, calibration: Calibration) -> Self {
         self.0.calibration = calibration;
         self
     }
 
-    /// Whether slices get a zero point and their own minimum and maximum; not when not said.
+    /// Whether each slice gets a zero point, from its own minimum and maximum; off by default.
     pub fn asymmetric(mut self, asymmetric: bool) -> Self {
         self.0.asymmetric = asymmetric;
         self
     }
 
-    /// How scaled values become integers; to nearest even when not said.
+    /// How scaled values become integers; to nearest even by default.
     pub fn rounding(mut self, rounding: Rounding) -> Self {
         self.0.rounding = rounding;
         self
@@ -75,7 +75,7 @@ impl QuantizerBuilder {
     /// # Errors
     /// [`Error::Value`](crate::Error::Value) that names the part: a group size of zero, a constant bound or
     /// factor that is not a finite number above zero, a percentile outside (0, 100] (below 50 when asymmetric),
-    /// zero steps.
+    /// zero steps
     pub fn build(self) -> Result<Quantizer> {
         self.0.granularity.check()?;
         self.0.calibration.check(self.0.asymmetric)?;
@@ -132,17 +132,17 @@ impl Quantizer {
         let (elements, per_outer) = blocks.per_outer();
         let job = |o: usize, (out, scales): (&mut [i8], &mut [f32]), zero_points: &mut [i32]| {
             let x = &x[o * elements..][..elements];
-            let steps = self.steps(x, &blocks);
-            self.round(x, &blocks, &steps, o * elements, out);
-            for (scale, step) in scales.iter_mut().zip(&steps) {
-                *scale = step.scale;
+            let fits = self.fits(x, &blocks);
+            self.round(x, &blocks, &fits, o * elements, out);
+            for (scale, fit) in scales.iter_mut().zip(&fits) {
+                *scale = fit.scale;
             }
-            for (zero_point, step) in zero_points.iter_mut().zip(&steps) {
-                *zero_point = step.zero_point;
+            for (zero_point, fit) in zero_points.iter_mut().zip(&fits) {
+                *zero_point = fit.zero_point;
             }
         };
         if per_outer > 0 && elements == 0 {
-            // No elements, yet slices: each has the scale of an empty one.
+            // Slices without elements: each has the scale of an empty one.
             for o in 0..blocks.outer {
                 let zero_points = zero_points.chunks_mut(per_outer).nth(o);
                 let scales = &mut scales[o * per_outer..][..per_outer];
@@ -165,12 +165,12 @@ impl Quantizer {
         QuantizedTensor::from_parts(data, scales, zero_points, self.granularity)
     }
 
-    /// The constants of every slice of one outer index, in the order of its scales.
-    fn steps<T: Element>(&self, x: &[T], blocks: &Blocks) -> Vec<Step> {
-        let mut steps = Vec::with_capacity(blocks.groups * blocks.inner);
+    /// How every slice of one outer index is mapped onto integers, in the order of its scales.
+    fn fits<T: Element>(&self, x: &[T], blocks: &Blocks) -> Vec<Fit> {
+        let mut fits = Vec::with_capacity(blocks.groups * blocks.inner);
         if blocks.inner == 1 {
-            steps.extend((0..blocks.groups).map(|g| self.step(&x[blocks.span(g)])));
-            return steps;
+            fits.extend((0..blocks.groups).map(|g| self.fit(&x[blocks.span(g)])));
+            return fits;
         }
         // Columns are gathered a cache line's worth at a time, so that memory is read in whole lines.
         const COLUMNS: usize = 16;
@@ -185,27 +185,27 @@ impl Quantizer {
                         gathered[c * span.len() + r] = *value;
                     }
                 }
-                steps.extend(
-                    (0..columns).map(|c| self.step(&gathered[c * span.len()..][..span.len()])),
+                fits.extend(
+                    (0..columns).map(|c| self.fit(&gathered[c * span.len()..][..span.len()])),
                 );
             }
         }
-        steps
+        fits
     }
 
-    /// The constants of one slice.
-    fn step<T: Element>(&self, slice: &[T]) -> Step {
+    /// How one slice is mapped onto integers.
+    fn fit<T: Element>(&self, slice: &[T]) -> Fit {
         if self.asymmetric {
             let (lo, hi) = self.calibration.range(slice);
             let a = numerics::asymmetric(lo, hi);
-            Step {
+            Fit {
                 multiplier: a.multiplier,
                 scale: a.scale,
                 zero_point: a.zero_point,
             }
         } else {
             let bound = numerics::bound(self.calibration.magnitude(slice));
-            Step {
+            Fit {
                 multiplier: numerics::multiplier(bound),
                 scale: numerics::scale(bound),
                 zero_point: 0,
@@ -218,23 +218,23 @@ impl Quantizer {
         &self,
         x: &[T],
         blocks: &Blocks,
-        steps: &[Step],
+        fits: &[Fit],
         index: usize,
         out: &mut [i8],
     ) {
         let inner = blocks.inner;
         for g in 0..blocks.groups {
-            let steps = &steps[g * inner..][..inner];
+            let fits = &fits[g * inner..][..inner];
             if inner == 1 {
                 let span = blocks.span(g);
-                let step = std::iter::repeat(&steps[0]);
-                self.round_run(&x[span.clone()], step, index + span.start, &mut out[span]);
+                let fit = std::iter::repeat(&fits[0]);
+                self.round_run(&x[span.clone()], fit, index + span.start, &mut out[span]);
             } else {
                 for l in blocks.span(g) {
                     let line = l * inner..(l + 1) * inner;
                     self.round_run(
                         &x[line.clone()],
-                        steps.iter(),
+                        fits.iter(),
                         index + line.start,
                         &mut out[line],
                     );
@@ -247,11 +247,11 @@ impl Quantizer {
     fn round_run<'s, T: Element>(
         &self,
         x: &[T],
-        steps: impl Iterator<Item = &'s Step>,
+        fits: impl Iterator<Item = &'s Fit>,
         index: usize,
         out: &mut [i8],
     ) {
-        let pairs = out.iter_mut().zip(x).zip(steps);
+        let pairs = out.iter_mut().zip(x).zip(fits);
         match (self.asymmetric, self.rounding) {
             (false, Rounding::NearestEven) => {
                 pairs.for_each(|((q, x), s)| *q = numerics::quantize(x.to_f32() * s.multiplier));
@@ -269,8 +269,8 @@ impl Quantizer {
     }
 }
 
-/// The constants of one slice.
-struct Step {
+/// How one slice is mapped onto integers.
+struct Fit {
     multiplier: f32,
     scale: f32,
     zero_point: i32,

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use ndarray::ArrayViewD;
 use std::fmt;
 
-/// Error of `got` against `reference`, in f64 over the pairs of which both are finite.
+/// Error of `got` against `reference`, in f64 over the pairs in which both are finite.
 ///
 /// With `e = got - reference`:
 ///
@@ -27,7 +27,7 @@ pub struct ErrorReport {
     pub mean_abs: f64,
     /// `sqrt(sum e^2 / sum reference^2)`; 0 when both sums are 0, infinite when only the second is.
     pub relative_frobenius: f64,
-    /// Signal to noise ratio in decibel, `10 log10(sum reference^2 / sum e^2)`; infinite without any error.
+    /// Signal to noise ratio in decibels, `10 log10(sum reference^2 / sum e^2)`; infinite without any error.
     pub snr_db: f64,
     /// Pairs that were compared.
     pub compared: u64,
@@ -49,7 +49,7 @@ impl ErrorReport {
                 op: "compare",
                 lhs: reference.shape().to_vec(),
                 rhs: got.shape().to_vec(),
-                expected: "equal shapes".into(),
+                expected: "they must be equal shapes".into(),
             });
         }
         let (mut max, mut sum, mut noise, mut signal) = (0f64, 0f64, 0f64, 0f64);
@@ -87,7 +87,8 @@ impl ErrorReport {
     }
 }
 
-/// One line: `max 1.2e-2, mean 3.4e-3, relative Frobenius 5.6e-3, SNR 45.0 dB`, and what else there is to tell.
+/// One line: `max 1.2e-2, mean 3.4e-3, relative Frobenius 5.6e-3, SNR 45.0 dB`, then the count of clipped elements where it is known,
+/// and that of pairs left out where there are any.
 impl fmt::Display for ErrorReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

@@ -106,7 +106,7 @@ impl SmoothQuant {
     /// The factors of the layers whose weights `[N, K]` these are and which share the observed input.
     ///
     /// # Errors
-    /// [`Error::Value`] for an alpha outside 0..=1, [`Error::Length`] when a weight has not K columns.
+    /// [`Error::Value`] for an alpha outside 0..=1, [`Error::Length`] when a weight does not have K columns.
     pub fn new(
         activations: &ActivationObserver,
         weights: &[ArrayView2<'_, f32>],
@@ -122,7 +122,7 @@ impl SmoothQuant {
         let k = activations.absmax.len();
         let mut largest = vec![0.0f32; k];
         for weight in weights {
-            same_length("columns of a weight", weight.ncols(), k)?;
+            same_length("a row of a weight", weight.ncols(), k)?;
             for row in weight.rows() {
                 for (seen, w) in largest.iter_mut().zip(row) {
                     *seen = numerics::absmax([*seen, *w]);
@@ -152,9 +152,9 @@ impl SmoothQuant {
     /// Multiplies the columns of a weight `[N, K]` that takes the smoothed input.
     ///
     /// # Errors
-    /// [`Error::Length`] when it has not K columns.
+    /// [`Error::Length`] when it does not have K columns.
     pub fn scale_weight(&self, mut weight: ArrayViewMut2<'_, f32>) -> Result<()> {
-        same_length("columns of the weight", weight.ncols(), self.factors.len())?;
+        same_length("a row of the weight", weight.ncols(), self.factors.len())?;
         for mut row in weight.rows_mut() {
             for (w, s) in row.iter_mut().zip(&self.factors) {
                 *w *= s;
@@ -165,10 +165,10 @@ impl SmoothQuant {
 
     /// Divides the gain `[K]`, and the offset `[K]` where there is one, of the norm that makes the input.
     ///
-    /// What else reads the norm's output (a residual, in models that add after the norm) must keep the old ones.
+    /// Anything else that reads the norm's output (a residual, in models that add after the norm) must keep the old ones.
     ///
     /// # Errors
-    /// [`Error::Length`] when either has not K elements.
+    /// [`Error::Length`] when either does not have K elements.
     pub fn fold_into_norm(
         &self,
         gain: ArrayViewMut1<'_, f32>,
@@ -188,17 +188,18 @@ impl SmoothQuant {
     }
 
     /// Divides the rows of the weight `[K, _]`, and the bias `[K]` where there is one, of the linear layer whose
-    /// outputs the input is made of, with nothing but sums over other axes between (values and attention's output).
+    /// outputs make the input, with nothing between but sums over other axes (as between attention's values and its
+    /// output layer).
     ///
     /// # Errors
-    /// [`Error::Length`] when the weight has not K rows or the bias not K elements.
+    /// [`Error::Length`] when the weight does not have K rows, or the bias K elements.
     pub fn fold_into_linear(
         &self,
         mut weight: ArrayViewMut2<'_, f32>,
         bias: Option<ArrayViewMut1<'_, f32>>,
     ) -> Result<()> {
         let k = self.factors.len();
-        same_length("rows of the weight", weight.nrows(), k)?;
+        same_length("a column of the weight", weight.nrows(), k)?;
         if let Some(mut bias) = bias {
             same_length("the bias", bias.len(), k)?;
             bias.iter_mut()

@@ -9,8 +9,8 @@ use ndarray::{ArrayD, ArrayView, ArrayView2, Dimension, Ix2};
 
 /// A tensor of int8 whose elements stand for `(q - zero_point) * scale`.
 ///
-/// The integers are in row-major order. Scales, and zero points where there are any, come in the row-major order
-/// of [`scales_shape`](Self::scales_shape), one a slice of the [`Granularity`].
+/// The integers are in row-major order. Scales, and the zero points of an asymmetric tensor, come in the row-major
+/// order of [`scales_shape`](Self::scales_shape), one for each slice of the [`Granularity`].
 ///
 /// A quantised pair makes a product by handing its scales to the epilogue:
 ///
@@ -46,11 +46,12 @@ pub struct QuantizedTensor {
 impl QuantizedTensor {
     /// Puts a tensor together from its parts; any strides.
     ///
-    /// A scale may be zero, or NaN or infinite for a slice that dequantises to no number; never negative.
+    /// A scale is never negative; it may be zero, and is NaN or infinite for a slice that held such values.
     ///
     /// # Errors
-    /// [`Error::Length`] when there is not one scale, or not one zero point, a slice; [`Error::Value`] for a
-    /// negative scale or a zero point outside -128..=127; as [`Granularity::scales_shape`] for the shape.
+    /// [`Error::Length`] unless there is one scale, and one zero point if there are any, for each slice;
+    /// [`Error::Value`] for a negative scale or a zero point outside -128..=127; those of
+    /// [`Granularity::scales_shape`].
     pub fn from_parts(
         data: ArrayD<i8>,
         scales: Vec<f32>,
@@ -69,16 +70,16 @@ impl QuantizedTensor {
                 })
             }
         };
-        check("scales", scales.len())?;
+        check("the list of scales", scales.len())?;
         if let Some(bad) = scales.iter().find(|s| **s < 0.0) {
             return Err(Error::Value {
                 what: "a scale",
                 found: bad.to_string(),
-                expected: "the size of a step, not below zero".into(),
+                expected: "a number of at least zero".into(),
             });
         }
         if let Some(zero_points) = &zero_points {
-            check("zero points", zero_points.len())?;
+            check("the list of zero points", zero_points.len())?;
             if let Some(bad) = zero_points.iter().find(|z| !(-128..=127).contains(*z)) {
                 return Err(Error::Value {
                     what: "a zero point",
@@ -120,7 +121,7 @@ impl QuantizedTensor {
         self.granularity
     }
 
-    /// The sizes of one step, one a slice.
+    /// The scales, one per slice.
     pub fn scales(&self) -> &[f32] {
         &self.scales
     }
@@ -131,7 +132,7 @@ impl QuantizedTensor {
         shape.expect("checked when the tensor was made")
     }
 
-    /// The integers that stand for 0.0, one a slice, when the tensor is asymmetric.
+    /// The integers that stand for 0.0, one per slice, when the tensor is asymmetric.
     pub fn zero_points(&self) -> Option<&[i32]> {
         self.zero_points.as_deref()
     }
@@ -207,11 +208,11 @@ impl QuantizedTensor {
                 .zip(&integers[line])
                 .enumerate()
             {
-                let (step, zero_point) = scale(i);
-                *o = (i32::from(*q) - zero_point) as f32 * step;
+                let (scale, zero_point) = scale(i);
+                *o = (i32::from(*q) - zero_point) as f32 * scale;
             }
         });
-        ArrayD::from_shape_vec(self.data.raw_dim(), out).expect("one float an integer")
+        ArrayD::from_shape_vec(self.data.raw_dim(), out).expect("one float for each integer")
     }
 
     /// How far this tensor is from the floats it was made of, with the number of elements that clipped: those at
@@ -246,7 +247,7 @@ impl QuantizedTensor {
         blocks.expect("checked when the tensor was made")
     }
 
-    /// Calls `f` with each run of elements and what gives the i-th one's scale and zero point.
+    /// Calls `f` with each run of elements and a function that gives the scale and zero point of the i-th of them.
     fn for_each_line(
         &self,
         blocks: &Blocks,
@@ -293,14 +294,14 @@ mod tests {
         assert_eq!(new(vec![1.0, f32::NAN], Some(vec![-128, 127])), Ok(()));
         assert_eq!(
             new(vec![1.0; 3], None).unwrap_err(),
-            "scales has 3 elements, expected 2"
+            "the list of scales has 3 elements, expected 2"
         );
         assert!(new(vec![1.0, -1.0], None)
             .unwrap_err()
             .starts_with("a scale is -1"));
         assert!(new(vec![1.0; 2], Some(vec![0]))
             .unwrap_err()
-            .starts_with("zero points has 1"));
+            .starts_with("the list of zero points has 1"));
         assert!(new(vec![1.0; 2], Some(vec![0, 128]))
             .unwrap_err()
             .contains("-128..=127"));

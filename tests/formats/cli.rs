@@ -3,7 +3,8 @@
 use crate::folder::Folder;
 use half::f16;
 use imma::npy::{self, NpyArray};
-use ndarray::{arr1, Array2, ArrayD};
+use imma::reference;
+use ndarray::{arr1, Array2, ArrayD, ArrayViewD, Axis, Dimension};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -159,6 +160,9 @@ fn wrong_input_is_refused_in_one_sentence_and_leaves_nothing() {
     write("a.npy", ArrayD::zeros(vec![2, 3]));
     write("w.npy", ArrayD::zeros(vec![4, 5]));
     write("cube.npy", ArrayD::zeros(vec![2, 3, 4]));
+    write("cubes.npy", ArrayD::zeros(vec![3, 4, 5]));
+    write("vector.npy", ArrayD::zeros(vec![4]));
+    write("scalar.npy", ArrayD::zeros(vec![]));
     npy::write(dir.path("i.npy"), bytes(3, 2, 0).view().into_dyn()).unwrap();
     ndarray_npy::write_npy(dir.path("f64.npy"), &arr1(&[1.0f64])).unwrap();
     let whole = std::fs::read(dir.path("a.npy")).unwrap();
@@ -179,8 +183,27 @@ fn wrong_input_is_refused_in_one_sentence_and_leaves_nothing() {
         ),
         (
             "cube.npy",
+            "cubes.npy",
+            &[
+                "cubes.npy",
+                "found shape [3, 4, 5]",
+                "expected batch axes of equal length",
+                "cube.npy of shape [2, 3, 4]",
+            ],
+        ),
+        (
+            "a.npy",
+            "vector.npy",
+            &["vector.npy", "found shape [4]", "expected 3 elements"],
+        ),
+        (
+            "scalar.npy",
             "w.npy",
-            &["cube.npy", "[2, 3, 4]", "two dimensions"],
+            &[
+                "w.npy",
+                "the left operand needs at least one axis",
+                "scalar.npy of shape []",
+            ],
         ),
         (
             "a.npy",
@@ -234,6 +257,208 @@ fn wrong_input_is_refused_in_one_sentence_and_leaves_nothing() {
         &["abacus", "portable"],
     );
     assert_eq!(dir.names(), before);
+}
+
+#[test]
+fn a_result_without_memory_is_refused() {
+    let dir = Folder::new("memory");
+    let side = 1 << 23;
+    npy::write(dir.path("a.npy"), ArrayD::<i8>::zeros(vec![side, 1]).view()).unwrap();
+    npy::write(dir.path("w.npy"), ArrayD::<i8>::zeros(vec![1, side]).view()).unwrap();
+    refused(
+        &matmul(&dir, "a.npy", "w.npy", &["--device", "cpu"]),
+        &["the result takes 281474976710656 bytes"],
+    );
+    assert_eq!(dir.names(), ["a.npy", "w.npy"]);
+}
+
+/// `numpy.matmul` written from its manual: matrices picked one by one, multiplied by `product`.
+fn by_numpys_rules<T: Copy, O: Copy + Default>(
+    a: &ArrayD<T>,
+    w: &ArrayD<T>,
+    product: impl Fn(Array2<T>, Array2<T>) -> Array2<O>,
+) -> ArrayD<O> {
+    let mut left = a.view();
+    let mut right = w.view();
+    if a.ndim() == 1 {
+        left = left.insert_axis(Axis(0));
+    }
+    if w.ndim() == 1 {
+        right = right.insert_axis(Axis(1));
+    }
+    let axes = left.ndim().max(right.ndim()) - 2;
+    while left.ndim() < axes + 2 {
+        left = left.insert_axis(Axis(0));
+    }
+    while right.ndim() < axes + 2 {
+        right = right.insert_axis(Axis(0));
+    }
+    let length = |axis: usize| match (left.shape()[axis], right.shape()[axis]) {
+        (1, other) => other,
+        (own, _) => own,
+    };
+    let batch: Vec<usize> = (0..axes).map(length).collect();
+    let (m, n) = (left.shape()[axes], right.shape()[axes + 1]);
+    let mut out = ArrayD::<O>::default([&batch[..], &[m, n]].concat());
+    for index in ndarray::indices(batch) {
+        let pick = |x: &ArrayViewD<'_, T>| {
+            let mut x = x.clone();
+            for &i in index.as_array_view() {
+                let i = if x.len_of(Axis(0)) == 1 { 0 } else { i };
+                x = x.index_axis_move(Axis(0), i);
+            }
+            x.into_dimensionality().unwrap().to_owned()
+        };
+        let mut place = out.view_mut();
+        for &i in index.as_array_view() {
+            place = place.index_axis_move(Axis(0), i);
+        }
+        place.assign(&product(pick(&left), pick(&right)));
+    }
+    if w.ndim() == 1 {
+        out = out.index_axis_move(Axis(axes + 1), 0);
+    }
+    if a.ndim() == 1 {
+        out = out.index_axis_move(Axis(axes), 0);
+    }
+    out
+}
+
+/// Numbers that look random and are the same every time.
+struct Noise(u64);
+
+impl Noise {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+
+    fn bytes(&mut self, shape: &[usize]) -> ArrayD<i8> {
+        ArrayD::from_shape_simple_fn(shape, || self.below(256) as u8 as i8)
+    }
+
+    /// Shapes that fit: up to three batch axes, some repeated or missing on one side, vectors, now and then nothing.
+    fn shapes(&mut self) -> (Vec<usize>, Vec<usize>) {
+        let (mut a, mut w) = (vec![], vec![]);
+        let (axes, missing) = (self.below(4), self.below(4));
+        for axis in 0..axes {
+            let len = if self.below(12) == 0 {
+                0
+            } else {
+                1 + self.below(4)
+            };
+            let (left, right) = match self.below(4) {
+                0 => (1, len),
+                1 => (len, 1),
+                _ => (len, len),
+            };
+            match (missing, axis < axes / 2 + 1) {
+                (0, true) => w.push(right),
+                (1, true) => a.push(left),
+                _ => {
+                    a.push(left);
+                    w.push(right);
+                }
+            }
+        }
+        let mut length = || match self.below(16) {
+            0 => 0,
+            1 => 40 + self.below(60),
+            _ => 1 + self.below(20),
+        };
+        let (m, k, n) = (length(), length(), length());
+        a.extend([m, k]);
+        w.extend([k, n]);
+        match self.below(8) {
+            0 => (vec![k], w),
+            1 => (a, vec![k]),
+            2 => (vec![k], vec![k]),
+            _ => (a, w),
+        }
+    }
+}
+
+#[test]
+fn two_hundred_random_shapes_by_numpys_rules() {
+    let dir = Folder::new("numpy");
+    let mut noise = Noise(16);
+    let mut ranks = std::collections::BTreeSet::new();
+    let run = |more: &[&str]| {
+        let more = [&["--reference", "--device", "cpu", "--threads", "1"], more].concat();
+        let said = ok(matmul(&dir, "a.npy", "w.npy", &more));
+        assert!(said.contains("error against the float product"), "{said}");
+        said
+    };
+    for case in 0..200 {
+        let (a, w) = noise.shapes();
+        let (a, w) = (noise.bytes(&a), noise.bytes(&w));
+        npy::write(dir.path("a.npy"), a.view()).unwrap();
+        npy::write(dir.path("w.npy"), w.view()).unwrap();
+        let said = run(&[]);
+        let got: ArrayD<i32> = ndarray_npy::read_npy(dir.path("out.npy")).unwrap();
+        let want = by_numpys_rules(&a, &w, |a, w| reference::matmul_i32(a.view(), w.view()));
+        assert_eq!(got, want, "{:?} x {:?}", a.shape(), w.shape());
+        let shapes = format!("{:?} x {:?} int8 -> int32", a.shape(), w.shape());
+        assert!(said.contains(&shapes) && said.contains("max 0"), "{said}");
+        ranks.insert((a.ndim(), w.ndim()));
+        // And as floats, quantised on the way.
+        if case % 2 == 1 {
+            continue;
+        }
+        let half = |x: i8| f16::from_f32(f32::from(x) * 0.37);
+        let (a, w) = (a.mapv(half), w.mapv(half));
+        let (wide_a, wide_w) = (a.mapv(f16::to_f32), w.mapv(f16::to_f32));
+        let product = |a: Array2<f32>, w: Array2<f32>| reference::q_matmul(a.view(), w.view());
+        let want = by_numpys_rules(&wide_a, &wide_w, product);
+        npy::write(dir.path("a.npy"), a.view()).unwrap();
+        npy::write(dir.path("w.npy"), w.view()).unwrap();
+        if case % 4 == 0 {
+            run(&["--out-dtype", "f32"]);
+            let got = npy::read(dir.path("out.npy")).unwrap();
+            assert_eq!(
+                got,
+                NpyArray::F32(want),
+                "{:?} x {:?}",
+                a.shape(),
+                w.shape()
+            );
+        } else {
+            run(&[]);
+            let got = npy::read(dir.path("out.npy")).unwrap();
+            let want = NpyArray::F16(want.mapv(f16::from_f32));
+            assert_eq!(got, want, "{:?} x {:?}", a.shape(), w.shape());
+        }
+    }
+    assert!(ranks.len() > 12, "{ranks:?}");
+}
+
+#[test]
+fn the_golden_products_go_through_the_command() {
+    let dir = Folder::new("golden");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let index = std::fs::read_to_string(folder.join("index.json")).unwrap();
+    let index: Vec<serde_json::Value> = serde_json::from_str(&index).unwrap();
+    let cases = index
+        .iter()
+        .filter(|case| case["kind"] == "matmul_true_int8");
+    let mut ran = 0;
+    for case in cases {
+        let file = std::fs::File::open(folder.join(case["file"].as_str().unwrap())).unwrap();
+        let mut npz = ndarray_npy::NpzReader::new(file).unwrap();
+        let (a, w): (ArrayD<i8>, ArrayD<i8>) =
+            (npz.by_name("lhs").unwrap(), npz.by_name("rhs").unwrap());
+        let want: ArrayD<i32> = npz.by_name("out").unwrap();
+        npy::write(dir.path("a.npy"), a.view()).unwrap();
+        npy::write(dir.path("w.npy"), w.view()).unwrap();
+        ok(matmul(&dir, "a.npy", "w.npy", &["--reference"]));
+        let got: ArrayD<i32> = ndarray_npy::read_npy(dir.path("out.npy")).unwrap();
+        assert_eq!(got, want, "{}", case["note"]);
+        ran += 1;
+    }
+    assert_eq!(ran, 15);
 }
 
 #[test]
@@ -404,6 +629,40 @@ fn info_names_the_chosen_kernel() {
     assert_eq!(chosen.len(), 1, "{said}");
     assert!(chosen[0].contains(imma::Cpu::new().leaf()), "{said}");
     assert!(said.contains("cuda"), "{said}");
+}
+
+#[test]
+fn info_measures_what_the_machine_can_do() {
+    let measure = ["info", "--peak", "--seconds", "0.01", "--threads", "1"];
+    let said = ok(imma(&[&measure[..], &["--json"]].concat()));
+    let peaks: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(peaks["threads"], 1);
+    let leaves: Vec<_> = imma::Cpu::leaves()
+        .into_iter()
+        .filter(|l| l.available)
+        .collect();
+    assert_eq!(peaks["kernels"].as_object().unwrap().len(), leaves.len());
+    for leaf in &leaves {
+        assert!(
+            peaks["kernels"][leaf.name]["gops"].as_f64().unwrap() > 0.0,
+            "{said}"
+        );
+    }
+    assert!(peaks["read_gb_per_s"].as_f64().unwrap() > 0.0);
+    let said = ok(imma(&measure));
+    let peaks = said
+        .lines()
+        .filter(|l| l.starts_with("peak") && l.ends_with("on 1 thread"));
+    assert_eq!(peaks.count(), leaves.len() + 1, "{said}");
+    assert!(said.contains("chosen"), "{said}");
+    refused(
+        &imma(&["info", "--peak", "--threads", "1000000"]),
+        &["threads is 1000000", "at most"],
+    );
+    refused(
+        &imma(&["info", "--peak", "--seconds", "0"]),
+        &["--seconds is 0"],
+    );
 }
 
 /// On the emulated driver, which the command finds in place of a GPU's.

@@ -421,7 +421,7 @@ fn each_calibration_finds_its_bound_in_its_own_slice() {
             let frozen = dot_general.freeze_rhs(w.view(), &DimensionNumbers::matmul());
             let frozen = frozen.unwrap();
             let multipliers = bounds.map(|b| 31.5 / (b * clipping));
-            let steps: Vec<f32> = frozen.steps().iter().copied().collect();
+            let steps: Vec<f32> = frozen.scales().iter().copied().collect();
             assert_eq!(steps, multipliers.map(|m| 1.0 / m), "{calibration:?}");
             for ((row, column), x) in w
                 .view()
@@ -523,9 +523,9 @@ fn one_float_side_and_float_sums_work() {
         .build()
         .unwrap();
     let frozen = dot_general.freeze_lhs(a.view(), &dims).unwrap();
-    assert_eq!(frozen.steps().shape(), [1, 1, 1]);
+    assert_eq!(frozen.scales().shape(), [1, 1, 1]);
     let biggest = a.iter().fold(0f32, |m, x| m.max(x.abs()));
-    assert_eq!(frozen.steps()[[0, 0, 0]], 1.0 / (127.5 / biggest));
+    assert_eq!(frozen.scales()[[0, 0, 0]], 1.0 / (127.5 / biggest));
 }
 
 #[test]

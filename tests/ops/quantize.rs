@@ -378,7 +378,10 @@ fn configurations_that_make_no_sense_name_their_part() {
         assert!(calibration(factor).contains("the factor"), "{bad}");
     }
     let steps = calibration(Calibration::MeanSquaredError { steps: 0 });
-    assert_eq!(steps, "calibration: the steps is 0, expected at least 1");
+    assert_eq!(
+        steps,
+        "calibration: the number of steps is 0, expected at least 1"
+    );
     let one_sided = message(Granularity::PerToken, Calibration::Percentile(49.0), true);
     assert!(one_sided.contains("asymmetric"), "{one_sided}");
     let group = message(

@@ -1,11 +1,26 @@
 //! `imma info`.
 
+use crate::bench::read_bandwidth;
 use crate::device::cuda_status;
 use crate::{line, Failure};
 use imma::Cpu;
+use serde_json::json;
 
 #[derive(clap::Args)]
 pub struct Args {
+    /// Measure what this machine can do at most: each kernel's dot products on operands in the first-level cache, and
+    /// reads from memory.
+    #[arg(long, conflicts_with = "plan")]
+    peak: bool,
+    /// Threads that are measured (default: all cores).
+    #[arg(long, requires = "peak")]
+    threads: Option<usize>,
+    /// Seconds a measurement takes, about.
+    #[arg(long, requires = "peak", default_value_t = 0.5)]
+    seconds: f64,
+    /// The measurements as one JSON object, and nothing else.
+    #[arg(long, requires = "peak")]
+    json: bool,
     /// Say which kernel would serve the product [M, K] x [K, N] on device 0, and why.
     #[arg(long, num_args = 3, value_names = ["M", "N", "K"])]
     plan: Option<Vec<usize>>,
@@ -14,6 +29,14 @@ pub struct Args {
 pub fn run(args: Args) -> Result<(), Failure> {
     if let Some([m, n, k]) = args.plan.as_deref() {
         return plan(*m, *n, *k);
+    }
+    let peaks = match args.peak {
+        true => Some(Peaks::measure(&args)?),
+        false => None,
+    };
+    if let (Some(peaks), true) = (&peaks, args.json) {
+        line(peaks.json());
+        return Ok(());
     }
     let cpu = Cpu::new();
     line(format!("imma {}", env!("CARGO_PKG_VERSION")));
@@ -28,7 +51,77 @@ pub fn run(args: Args) -> Result<(), Failure> {
     }
     line(format!("threads       {}", cpu.threads()));
     line(format!("cuda          {}", cuda_status()));
+    if let Some(peaks) = peaks {
+        for text in peaks.text() {
+            line(text);
+        }
+    }
     Ok(())
+}
+
+/// What the machine can do at most.
+struct Peaks {
+    threads: usize,
+    /// int8 operations a second (2 a multiply-add) of each kernel this CPU has, best first.
+    kernels: Vec<(&'static str, f64)>,
+    /// Bytes a second read from memory.
+    read: f64,
+}
+
+impl Peaks {
+    fn measure(args: &Args) -> Result<Self, Failure> {
+        let cpu = match args.threads {
+            Some(threads) => Cpu::new().with_threads(threads)?,
+            None => Cpu::new(),
+        };
+        if !(args.seconds > 0.0 && args.seconds <= 3600.0) {
+            return Err(Failure::new(format!(
+                "--seconds is {}, expected 0 to 3600",
+                args.seconds
+            )));
+        }
+        let mut kernels = Vec::new();
+        for leaf in Cpu::leaves().iter().filter(|leaf| leaf.available) {
+            let cpu = cpu.clone().with_leaf(leaf.name)?;
+            kernels.push((leaf.name, cpu.peak(args.seconds)));
+        }
+        Ok(Peaks {
+            threads: cpu.threads(),
+            kernels,
+            read: read_bandwidth(cpu.threads(), args.seconds)?,
+        })
+    }
+
+    fn text(&self) -> Vec<String> {
+        let threads = match self.threads {
+            1 => "1 thread".to_string(),
+            n => format!("{n} threads"),
+        };
+        let kernel = |(name, peak): &(&str, f64)| {
+            format!(
+                "peak          {name:14} {:8.1} GOPS on {threads}",
+                peak * 1e-9
+            )
+        };
+        let mut lines: Vec<_> = self.kernels.iter().map(kernel).collect();
+        lines.push(format!(
+            "peak          {:14} {:8.1} GB/s on {threads}",
+            "memory read",
+            self.read * 1e-9
+        ));
+        lines
+    }
+
+    fn json(&self) -> String {
+        let kernel =
+            |(name, peak): &(&str, f64)| (name.to_string(), json!({ "gops": peak * 1e-9 }));
+        let kernels: serde_json::Map<_, _> = self.kernels.iter().map(kernel).collect();
+        json!({
+            "threads": self.threads, "kernels": kernels, "read_gb_per_s": self.read * 1e-9,
+            "version": env!("CARGO_PKG_VERSION"),
+        })
+        .to_string()
+    }
 }
 
 /// On the device where there is one, else on the CPU; bf16 in and out, as pipelines have it.

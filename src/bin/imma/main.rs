@@ -23,7 +23,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Multiply two .npy matrices: int8 gives the exact int32 product, floats are quantised on the way.
+    /// Multiply two .npy arrays by numpy.matmul's rules: int8 gives the exact int32 product, floats are quantised on the way.
     Matmul(matmul::Args),
     /// Quantise a .npy tensor to int8 with scales, written as .npz, or a model's folder to a W8A8 checkpoint.
     Quantize(quantize::Args),

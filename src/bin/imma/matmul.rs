@@ -6,18 +6,21 @@ use clap::ValueEnum;
 use half::f16;
 use imma::npy::{self, NpyArray, NpyElement};
 use imma::quant::ErrorReport;
-use imma::{matmul_true_int8_on, q_matmul_int8_as_on, Backend, Element};
-use ndarray::{Array2, ArrayD, ArrayView2, ArrayViewD, Ix2};
-use std::path::{Path, PathBuf};
+use imma::{
+    matmul_float, matmul_true_int8_on, q_matmul_int8_broadcast_on, Backend, Element, Error,
+    MatmulShape,
+};
+use ndarray::{ArrayD, ArrayViewD};
+use std::path::PathBuf;
 use std::time::Instant;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The left matrix, [M, K]: int8, float16 or float32.
+    /// The left operand, [.., M, K] or [K]: int8, float16 or float32.
     a: PathBuf,
-    /// The right matrix, [K, N], of the same type.
+    /// The right operand, [.., K, N] or [K], of the same type.
     w: PathBuf,
-    /// Where the product goes, [M, N].
+    /// Where the product goes: [.., M, N], vectors' axes left out, as numpy.matmul has it.
     #[arg(short, long)]
     output: PathBuf,
     #[command(flatten)]
@@ -38,135 +41,141 @@ enum OutDtype {
 
 pub fn run(args: Args) -> Result<(), Failure> {
     let chosen = args.device.backend()?;
-    let backend = chosen.as_backend();
     let (a, w) = (npy::read(&args.a)?, npy::read(&args.w)?);
-    let float = match (&a, &w) {
-        (NpyArray::I8(a), NpyArray::I8(w)) => {
-            if args.out_dtype.is_some() {
-                return Err(Failure::new(
-                    "--out-dtype was given with int8 operands, expected float operands",
-                ));
-            }
-            let (a, w) = (matrix(&args.a, a)?, matrix(&args.w, w)?);
-            check(&args, a.dim(), w.dim())?;
-            let start = Instant::now();
-            let product = matmul_true_int8_on(backend, a, w)?;
-            report(
-                &args,
-                backend,
-                "int8 -> int32",
-                [a.nrows(), w.ncols(), a.ncols()],
-                start,
-            );
-            npy::write(&args.output, product.view().into_dyn())?;
-            args.reference.then(|| {
-                (
-                    a.mapv(f32::from),
-                    w.mapv(f32::from),
-                    product.into_dyn().mapv(|x| x as f32),
-                )
-            })
-        }
-        (NpyArray::F32(a), NpyArray::F32(w)) => float(&args, backend, a, w)?,
-        (NpyArray::F16(a), NpyArray::F16(w)) => float(&args, backend, a, w)?,
-        _ => {
-            return Err(Failure::new(format!(
-                "{}: found {}, expected {} as in {}",
-                args.w.display(),
-                w.dtype(),
-                a.dtype(),
-                args.a.display()
-            )))
-        }
-    };
-    if let Some((a, w, product)) = float {
-        let start = Instant::now();
-        let want = a.dot(&w).into_dyn();
-        let seconds = start.elapsed().as_secs_f64();
-        let error = ErrorReport::between(want.view(), product.view())?;
-        line(format!(
-            "error against the float product ({:.3} ms): {error}",
-            seconds * 1e3
+    if a.dtype() != w.dtype() {
+        return Err(Failure::new(format!(
+            "{}: found {}, expected {} as in {}",
+            args.w.display(),
+            w.dtype(),
+            a.dtype(),
+            args.a.display()
+        )));
+    }
+    if let (NpyArray::I8(_), Some(_)) = (&a, args.out_dtype) {
+        return Err(Failure::new(
+            "--out-dtype was given with int8 operands, expected float operands",
         ));
     }
-    Ok(())
-}
-
-type Reference = (Array2<f32>, Array2<f32>, ArrayD<f32>);
-
-/// Quantises, multiplies and writes a float product; its operands and result in f32 where they will be compared.
-fn float<T: Element + NpyElement>(
-    args: &Args,
-    backend: &dyn Backend,
-    a: &ArrayD<T>,
-    w: &ArrayD<T>,
-) -> Result<Option<Reference>, Failure> {
-    let (a, w) = (matrix(&args.a, a)?, matrix(&args.w, w)?);
-    check(args, a.dim(), w.dim())?;
-    let product = match args.out_dtype {
-        None => typed::<T, T>(args, backend, a, w)?,
-        Some(OutDtype::F32) => typed::<T, f32>(args, backend, a, w)?,
-        Some(OutDtype::F16) => typed::<T, f16>(args, backend, a, w)?,
+    let product = Product {
+        shape: shape(&args, a.shape(), w.shape())?,
+        backend: chosen.as_backend(),
+        args: &args,
     };
-    let widen = |v: ArrayView2<'_, T>| v.mapv(Element::to_f32);
-    Ok(args.reference.then(|| (widen(a), widen(w), product)))
+    match (&a, &w) {
+        (NpyArray::I8(a), NpyArray::I8(w)) => product.write(
+            a,
+            w,
+            "int8 -> int32",
+            f32::from,
+            |x: i32| x as f32,
+            || matmul_true_int8_on(product.backend, a.view(), w.view()),
+        ),
+        (NpyArray::F32(a), NpyArray::F32(w)) => product.float(a, w),
+        (NpyArray::F16(a), NpyArray::F16(w)) => product.float(a, w),
+        _ => Err(Failure::new(format!(
+            "{}: found {}, expected int8, float16 or float32",
+            args.a.display(),
+            a.dtype()
+        ))),
+    }
 }
 
-fn typed<T: Element, O: Element + NpyElement>(
-    args: &Args,
-    backend: &dyn Backend,
-    a: ArrayView2<'_, T>,
-    w: ArrayView2<'_, T>,
-) -> Result<ArrayD<f32>, Failure> {
-    let start = Instant::now();
-    let product = q_matmul_int8_as_on::<T, O, _>(backend, a, w)?;
-    let kind = format!("{} -> int8 -> {}", T::DTYPE, O::DTYPE);
-    report(
-        args,
-        backend,
-        &kind,
-        [a.nrows(), w.ncols(), a.ncols()],
-        start,
-    );
-    npy::write(&args.output, product.view().into_dyn())?;
-    Ok(product.mapv(Element::to_f32).into_dyn())
-}
-
-fn matrix<'a, T>(path: &Path, array: &'a ArrayD<T>) -> Result<ArrayView2<'a, T>, Failure> {
-    let view: ArrayViewD<'a, T> = array.view();
-    let shape = array.shape().to_vec();
-    view.into_dimensionality::<Ix2>().map_err(|_| {
+/// The shapes, or a sentence that names the files.
+fn shape(args: &Args, a: &[usize], w: &[usize]) -> Result<MatmulShape, Failure> {
+    MatmulShape::new("matmul", a, w).map_err(|error| {
+        let rows = w.len().saturating_sub(2);
+        let expected = match (a.last(), w.get(rows), error) {
+            (Some(k), Some(found), _) if k != found => match w.len() {
+                1 => format!("{k} elements"),
+                _ => format!("{k} rows"),
+            },
+            (.., Error::ShapeMismatch { expected, .. }) => expected,
+            (.., other) => return other.into(),
+        };
         Failure::new(format!(
-            "{}: found shape {shape:?}, expected a matrix of two dimensions",
-            path.display()
+            "{}: found shape {w:?}, expected {expected} to fit {} of shape {a:?}",
+            args.w.display(),
+            args.a.display(),
         ))
     })
 }
 
-fn check(args: &Args, a: (usize, usize), w: (usize, usize)) -> Result<(), Failure> {
-    if a.1 == w.0 {
-        return Ok(());
-    }
-    Err(Failure::new(format!(
-        "{}: found shape [{}, {}], expected {} rows to fit {} of shape [{}, {}]",
-        args.w.display(),
-        w.0,
-        w.1,
-        a.1,
-        args.a.display(),
-        a.0,
-        a.1
-    )))
+struct Product<'a> {
+    args: &'a Args,
+    backend: &'a dyn Backend,
+    shape: MatmulShape,
 }
 
-fn report(args: &Args, backend: &dyn Backend, kind: &str, [m, n, k]: [usize; 3], start: Instant) {
+impl Product<'_> {
+    /// Quantises, multiplies and writes a float product.
+    fn float<T: Element + NpyElement>(&self, a: &ArrayD<T>, w: &ArrayD<T>) -> Result<(), Failure> {
+        match self.args.out_dtype {
+            None => self.float_as::<T, T>(a, w),
+            Some(OutDtype::F32) => self.float_as::<T, f32>(a, w),
+            Some(OutDtype::F16) => self.float_as::<T, f16>(a, w),
+        }
+    }
+
+    fn float_as<T: Element, O: Element + NpyElement>(
+        &self,
+        a: &ArrayD<T>,
+        w: &ArrayD<T>,
+    ) -> Result<(), Failure> {
+        let kind = format!("{} -> int8 -> {}", T::DTYPE, O::DTYPE);
+        self.write(a, w, &kind, T::to_f32, O::to_f32, || {
+            q_matmul_int8_broadcast_on::<T, O, _, _>(self.backend, a.view(), w.view())
+        })
+    }
+
+    /// Times the product, writes it, and compares it if asked.
+    fn write<T: Copy, O: NpyElement>(
+        &self,
+        a: &ArrayD<T>,
+        w: &ArrayD<T>,
+        kind: &str,
+        widen: impl Fn(T) -> f32,
+        widen_product: impl Fn(O) -> f32,
+        product: impl FnOnce() -> imma::Result<ArrayD<O>>,
+    ) -> Result<(), Failure> {
+        let start = Instant::now();
+        let product = product()?;
+        let seconds = start.elapsed().as_secs_f64();
+        npy::write(&self.args.output, product.view())?;
+        self.report(a.shape(), w.shape(), kind, seconds);
+        if self.args.reference {
+            let (a, w) = (a.mapv(&widen), w.mapv(&widen));
+            compare(a.view(), w.view(), product.mapv(widen_product).view())?;
+        }
+        Ok(())
+    }
+
+    fn report(&self, a: &[usize], w: &[usize], kind: &str, seconds: f64) {
+        let MatmulShape { batch, m, k, n, .. } = &self.shape;
+        let products = batch.iter().product::<usize>() as f64;
+        let operations = 2.0 * products * *m as f64 * *n as f64 * *k as f64;
+        line(format!(
+            "{a:?} x {w:?} {kind}, {} {}: {:.3} ms, {:.1} GOPS (first call) -> {}",
+            self.backend.name(),
+            self.backend.kernel(*m, *n, *k),
+            seconds * 1e3,
+            operations / seconds * 1e-9,
+            self.args.output.display()
+        ));
+    }
+}
+
+fn compare(
+    a: ArrayViewD<'_, f32>,
+    w: ArrayViewD<'_, f32>,
+    product: ArrayViewD<'_, f32>,
+) -> Result<(), Failure> {
+    let start = Instant::now();
+    let want = matmul_float(a, w)?;
     let seconds = start.elapsed().as_secs_f64();
-    let gops = 2.0 * (m * n * k) as f64 / seconds * 1e-9;
+    let error = ErrorReport::between(want.view(), product)?;
     line(format!(
-        "[{m}, {k}] x [{k}, {n}] {kind}, {} {}: {:.3} ms, {gops:.1} GOPS (first call) -> {}",
-        backend.name(),
-        backend.kernel(m, n, k),
-        seconds * 1e3,
-        args.output.display()
+        "error against the float product ({:.3} ms): {error}",
+        seconds * 1e3
     ));
+    Ok(())
 }

@@ -2,7 +2,8 @@
 
 use super::config::QuantDotGeneral;
 use super::fields::{ProductFields, DLHS, DRHS};
-use super::forward::{run, Source};
+use super::forward::run;
+use super::operand::Operand;
 use super::product::only;
 use super::product_config::ProductQuant;
 use super::quantized::Quantized;
@@ -34,7 +35,7 @@ struct Residual<T> {
 /// What the other operand's gradient is multiplied with.
 enum Kept<T> {
     Float(ArrayD<T>),
-    /// The forward's integers and steps.
+    /// The forward's integers and scales.
     Int(ArrayD<i8>, ArrayD<f32>),
 }
 
@@ -43,7 +44,7 @@ impl<T: Element> Residual<T> {
         let shape = x.shape().to_vec();
         let (inside, integers) = match quantized {
             None => (None, None),
-            Some(q) => (q.inside, Some((q.data, q.steps))),
+            Some(q) => (q.inside, Some((q.data, q.scales))),
         };
         let inside = inside.map(|inside| {
             // A contraction in shards has one axis more.
@@ -53,7 +54,7 @@ impl<T: Element> Residual<T> {
                 .expect("as many elements")
         });
         let kept = match integers {
-            Some((data, steps)) if reuse => Kept::Int(data, steps),
+            Some((data, scales)) if reuse => Kept::Int(data, scales),
             _ => Kept::Float(x.to_owned()),
         };
         Residual {
@@ -99,12 +100,12 @@ impl<T: Element> QuantPullback<T> {
         let precision = self.precision;
         let out = match &other.kept {
             Kept::Float(other) => {
-                let (g, other) = (Source::Float(g), Source::Float(other.view()));
+                let (g, other) = (Operand::float(g), Operand::float(other.view()));
                 run(runner, config, fields, g, other, &dims, precision)?.out
             }
-            Kept::Int(integers, steps) => {
-                let g = times_steps(g, steps, &dims);
-                let (g, other) = (Source::Float(g.view()), Source::Integers(integers.view()));
+            Kept::Int(integers, scales) => {
+                let g = times_scales(g, scales, &dims);
+                let (g, other) = (Operand::float(g.view()), Operand::Integers(integers.view()));
                 let out = run(runner, config, fields, g, other, &dims, precision)?.out;
                 out.mapv(T::from_f32)
             }
@@ -122,10 +123,10 @@ impl<T: Element> QuantPullback<T> {
     }
 }
 
-/// The gradient times the steps of the forward's operand, along the axes that the two share.
-fn times_steps<T: Element>(
+/// The gradient times the scales of the forward's operand, along the axes that the two share.
+fn times_scales<T: Element>(
     g: ArrayViewD<'_, T>,
-    steps: &ArrayD<f32>,
+    scales: &ArrayD<f32>,
     dims: &DimensionNumbers,
 ) -> ArrayD<f32> {
     // The operand's free axes of the forward product are those contracted here.
@@ -138,13 +139,13 @@ fn times_steps<T: Element>(
         .collect();
     axes.sort_unstable();
     let order: Vec<usize> = axes.iter().map(|(_, operand)| *operand).collect();
-    let mut steps = only(steps, &order, &[]);
+    let mut scales = only(scales, &order, &[]);
     for axis in 0..g.ndim() {
         if !axes.iter().any(|(g, _)| *g == axis) {
-            steps = steps.insert_axis(Axis(axis));
+            scales = scales.insert_axis(Axis(axis));
         }
     }
-    g.mapv(T::to_f32) * &steps
+    g.mapv(T::to_f32) * &scales
 }
 
 impl<T: Element> Pullback<T> for QuantPullback<T> {

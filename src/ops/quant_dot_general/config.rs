@@ -1,4 +1,4 @@
-//! A product and its gradients' products, checked together.
+//! A product and those of its gradients, checked together.
 
 use super::fields::{DLHS, DRHS, FWD};
 use super::product::Runner;
@@ -8,10 +8,10 @@ use crate::gemm::Backend;
 use crate::ops::dot_general::Precision;
 use std::sync::Arc;
 
-/// [`DotGeneral`](crate::DotGeneral) with quantised operands: what [`matmul`](crate::matmul) and
-/// [`einsum`](crate::einsum()) multiply with through int8, in training and in serving.
+/// [`DotGeneral`](crate::DotGeneral) with quantised operands: pass it to [`matmul`](crate::matmul) or
+/// [`einsum`](crate::einsum()) to multiply through int8, in training and in serving.
 ///
-/// Three products are configured, each with a quantiser an operand (see [`OperandQuant`](crate::OperandQuant) for the
+/// Three products are configured, each with a quantiser for either operand (see [`OperandQuant`](crate::OperandQuant) for the
 /// numbers and [`ProductQuant`] for the rest):
 ///
 /// ```text
@@ -20,10 +20,10 @@ use std::sync::Arc;
 /// drhs   drhs = q(g)   . q(lhs)
 /// ```
 ///
-/// Where both operands are quantised, the product is an exact int32 sum, then `f32(sum) * left step * right step`,
+/// Where both operands are quantised, the product is an exact int32 sum, then `f32(sum) * left scale * right scale`,
 /// each rounded to nearest even, then once to the element type; it runs on a [`Backend`]. Otherwise it is a float
-/// product ([`FloatDotGeneral`](crate::FloatDotGeneral)'s), multiplied by the steps there are. Training and serving
-/// give the same bits: the forward product is the same whatever `train` says, and from a [`FrozenOperand`].
+/// product ([`FloatDotGeneral`](crate::FloatDotGeneral)'s), multiplied by the scales of the operand that is quantised. Training and serving
+/// give the same bits: the forward product does not depend on `train`, nor on whether an operand is a [`FrozenOperand`].
 ///
 /// Gradients pass the forward's quantisers straight through, or only where nothing was clipped
 /// ([`QuantGradient`](crate::QuantGradient)).
@@ -59,31 +59,31 @@ pub struct QuantDotGeneral {
 pub struct QuantDotGeneralBuilder(QuantDotGeneral);
 
 impl QuantDotGeneralBuilder {
-    /// The forward product; float when not said.
+    /// The forward product; float by default.
     pub fn fwd(mut self, fwd: ProductQuant) -> Self {
         self.0.fwd = fwd;
         self
     }
 
-    /// The product that gives the left operand's gradient; float when not said.
+    /// The product that gives the left operand's gradient; float by default.
     pub fn dlhs(mut self, dlhs: ProductQuant) -> Self {
         self.0.dlhs = dlhs;
         self
     }
 
-    /// The product that gives the right operand's gradient; float when not said.
+    /// The product that gives the right operand's gradient; float by default.
     pub fn drhs(mut self, drhs: ProductQuant) -> Self {
         self.0.drhs = drhs;
         self
     }
 
-    /// Whether gradients may be asked for; yes when not said. The forward product is the same either way.
+    /// Whether gradients may be asked for; on by default. The forward product is the same either way.
     pub fn train(mut self, train: bool) -> Self {
         self.0.train = train;
         self
     }
 
-    /// Where integer products run; the [`default_backend`](crate::default_backend) when not said. The same bits.
+    /// Where integer products run; by default the [`default_backend`](crate::default_backend). Every backend gives the same bits.
     pub fn backend(mut self, backend: Arc<dyn Backend>) -> Self {
         self.0.runner = Runner(Some(backend));
         self
@@ -93,8 +93,9 @@ impl QuantDotGeneralBuilder {
     ///
     /// # Errors
     /// [`Error::Value`] that names the field, such as `dlhs.rhs.bits`: bits outside 2 to 8, a calibration or clipping
-    /// that makes no sense, settings of a quantiser without bits, int32 sums of float operands, no shards, reuse of a
-    /// forward operand that is float or in shards (or by the forward itself), a clipped gradient of a gradient.
+    /// that is out of range, a quantiser's settings on a float operand, int32 sums of float operands, zero shards, reuse
+    /// of a forward operand that is float or in shards (or by the forward product itself), a clipped gradient of a
+    /// gradient.
     pub fn build(self) -> Result<QuantDotGeneral> {
         let QuantDotGeneral {
             fwd, dlhs, drhs, ..
@@ -110,7 +111,7 @@ impl QuantDotGeneralBuilder {
 }
 
 impl QuantDotGeneral {
-    /// Starts from float products and `train`.
+    /// Starts from three float products, with gradients.
     pub fn builder() -> QuantDotGeneralBuilder {
         QuantDotGeneralBuilder(QuantDotGeneral {
             fwd: ProductQuant::float(),
@@ -163,7 +164,7 @@ impl QuantDotGeneral {
         }
     }
 
-    /// The same for the operands the other way round: each keeps its quantisers.
+    /// The same for exchanged operands: each keeps its quantisers.
     pub(super) fn swap_operands(&self) -> Self {
         QuantDotGeneral {
             fwd: self.fwd.swapped(),

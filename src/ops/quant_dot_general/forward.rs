@@ -3,36 +3,16 @@
 use super::backward::QuantPullback;
 use super::config::QuantDotGeneral;
 use super::fields::{ProductFields, FWD};
-use super::operand::OperandQuant;
-use super::product::{product, Operand, PackedOnce, Runner};
+use super::operand::Operand;
+use super::product::{product, Runner};
 use super::product_config::ProductQuant;
-use super::quantized::{quantize, Quantized};
-use super::shards;
+use super::quantized::Quantized;
+use super::shards::{self, Cut};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::ops::dimension_numbers::DimensionNumbers;
 use crate::ops::dot_general::{DotGeneral, Precision, Pullback};
-use ndarray::{ArrayD, ArrayViewD, CowArray, IxDyn};
-
-/// An operand as it comes in.
-pub(super) enum Source<'a, T> {
-    Float(ArrayViewD<'a, T>),
-    /// Integers to be quantised once more.
-    Integers(ArrayViewD<'a, i8>),
-    /// Already integers, cut as the product wants it, perhaps kept packed.
-    Frozen(&'a Quantized, Option<&'a PackedOnce>, &'a [usize]),
-}
-
-impl<T> Source<'_, T> {
-    /// The shape before any cut.
-    fn shape(&self) -> &[usize] {
-        match self {
-            Source::Float(x) => x.shape(),
-            Source::Integers(x) => x.shape(),
-            Source::Frozen(_, _, shape) => shape,
-        }
-    }
-}
+use ndarray::{ArrayD, ArrayViewD};
 
 /// A product and the integers that were made on the way.
 pub(super) struct Product<T> {
@@ -46,129 +26,39 @@ pub(super) fn run<T: Element>(
     runner: &Runner,
     config: &ProductQuant,
     fields: &ProductFields,
-    lhs: Source<'_, T>,
-    rhs: Source<'_, T>,
+    lhs: Operand<'_, T>,
+    rhs: Operand<'_, T>,
     dims: &DimensionNumbers,
     precision: Precision,
 ) -> Result<Product<T>> {
     dims.output_shape(lhs.shape(), rhs.shape())?;
-    let cut = shards::cut_dims(dims, config.shards, fields, lhs.shape())?;
     let integers = config.sums_integers();
-    let (dims, whole) = (cut.as_ref().unwrap_or(dims), dims);
-    let axis = |contracting: &[usize]| cut.as_ref().map(|_| (contracting[0], config.shards));
-    let lhs = Prepared::new(
-        &config.lhs,
-        lhs,
-        axis(&whole.lhs_contracting),
-        &dims.lhs_contracting,
-    );
-    let rhs = Prepared::new(
-        &config.rhs,
-        rhs,
-        axis(&whole.rhs_contracting),
-        &dims.rhs_contracting,
-    );
-    let out = if cut.is_some() {
-        let (lhs, rhs) = (lhs.widened(), rhs.widened());
-        let parts = product(
-            runner,
-            integers,
-            lhs.operand(),
-            rhs.operand(),
-            dims,
-            precision,
-        )?;
-        shards::add(parts).mapv(T::from_f32)
-    } else {
-        product(
-            runner,
-            integers,
-            lhs.operand(),
-            rhs.operand(),
-            dims,
-            precision,
-        )?
+    let Some(cut) = shards::cut_dims(dims, config.shards, fields, lhs.shape())? else {
+        let lhs = lhs.ready(&config.lhs, None, &dims.lhs_contracting);
+        let rhs = rhs.ready(&config.rhs, None, &dims.rhs_contracting);
+        let out = product(runner, integers, &lhs, &rhs, dims, precision)?;
+        return Ok(Product::new(out, lhs, rhs));
     };
-    Ok(Product {
-        out,
-        lhs: lhs.made(),
-        rhs: rhs.made(),
-    })
+    let at = |contracting: &[usize]| {
+        Some(Cut {
+            axis: contracting[0],
+            shards: config.shards,
+        })
+    };
+    let lhs = lhs.ready(&config.lhs, at(&dims.lhs_contracting), &cut.lhs_contracting);
+    let rhs = rhs.ready(&config.rhs, at(&dims.rhs_contracting), &cut.rhs_contracting);
+    let (lhs, rhs) = (lhs.in_f32(), rhs.in_f32());
+    let parts = product(runner, integers, &lhs, &rhs, &cut, precision)?;
+    let out = shards::add(parts).mapv(T::from_f32);
+    Ok(Product::new(out, lhs, rhs))
 }
 
-/// An operand with one axis cut into shards, where that is asked for.
-fn cut_at<'a, X: Clone>(
-    x: ArrayViewD<'a, X>,
-    cut: Option<(usize, usize)>,
-) -> CowArray<'a, X, IxDyn> {
-    match cut {
-        Some((axis, shards)) => shards::cut(x, axis, shards),
-        None => x.into(),
-    }
-}
-
-/// An operand ready to be multiplied.
-enum Prepared<'a, T> {
-    Float(CowArray<'a, T, IxDyn>),
-    Made(Box<Quantized>),
-    Kept(&'a Quantized, Option<&'a PackedOnce>),
-}
-
-impl<'a, T: Element> Prepared<'a, T> {
-    fn new(
-        config: &OperandQuant,
-        source: Source<'a, T>,
-        cut: Option<(usize, usize)>,
-        contracted: &[usize],
-    ) -> Self {
-        match source {
-            Source::Frozen(quantized, packed, _) => Prepared::Kept(quantized, packed),
-            Source::Float(x) => Self::from(config, cut_at(x, cut), T::to_f32, contracted, |x| x),
-            Source::Integers(x) => {
-                // Exact in every element type.
-                let float = |x: CowArray<'_, i8, IxDyn>| x.mapv(|q| T::from_f32(q.into())).into();
-                Self::from(config, cut_at(x, cut), f32::from, contracted, float)
-            }
-        }
-    }
-
-    fn from<X: Copy + Sync>(
-        config: &OperandQuant,
-        x: CowArray<'a, X, IxDyn>,
-        widen: impl Fn(X) -> f32 + Copy + Sync,
-        contracted: &[usize],
-        float: impl FnOnce(CowArray<'a, X, IxDyn>) -> CowArray<'a, T, IxDyn>,
-    ) -> Self {
-        match config.bits() {
-            None => Prepared::Float(float(x)),
-            Some(bits) => {
-                let made = quantize(config, bits, x.view(), widen, contracted);
-                Prepared::Made(Box::new(made))
-            }
-        }
-    }
-
-    fn operand(&self) -> Operand<'_, T> {
-        match self {
-            Prepared::Float(x) => Operand::Float(x.view()),
-            Prepared::Made(quantized) => Operand::Int(quantized, None),
-            Prepared::Kept(quantized, packed) => Operand::Int(quantized, *packed),
-        }
-    }
-
-    /// The same with float elements in f32, so that parts are rounded after they are added.
-    fn widened(&self) -> Prepared<'_, f32> {
-        match self {
-            Prepared::Float(x) => Prepared::Float(x.mapv(T::to_f32).into()),
-            Prepared::Made(quantized) => Prepared::Kept(quantized, None),
-            Prepared::Kept(quantized, packed) => Prepared::Kept(quantized, *packed),
-        }
-    }
-
-    fn made(self) -> Option<Quantized> {
-        match self {
-            Prepared::Made(quantized) => Some(*quantized),
-            _ => None,
+impl<T> Product<T> {
+    fn new<X: Element>(out: ArrayD<T>, lhs: Operand<'_, X>, rhs: Operand<'_, X>) -> Self {
+        Product {
+            out,
+            lhs: lhs.into_made(),
+            rhs: rhs.into_made(),
         }
     }
 }
@@ -176,8 +66,8 @@ impl<'a, T: Element> Prepared<'a, T> {
 impl QuantDotGeneral {
     pub(super) fn forward<T: Element>(
         &self,
-        lhs: Source<'_, T>,
-        rhs: Source<'_, T>,
+        lhs: Operand<'_, T>,
+        rhs: Operand<'_, T>,
         dims: &DimensionNumbers,
         precision: Precision,
     ) -> Result<Product<T>> {
@@ -194,7 +84,7 @@ impl<T: Element> DotGeneral<T> for QuantDotGeneral {
         dims: &DimensionNumbers,
         precision: Precision,
     ) -> Result<ArrayD<T>> {
-        let (lhs, rhs) = (Source::Float(lhs), Source::Float(rhs));
+        let (lhs, rhs) = (Operand::float(lhs), Operand::float(rhs));
         Ok(self.forward(lhs, rhs, dims, precision)?.out)
     }
 
@@ -212,7 +102,7 @@ impl<T: Element> DotGeneral<T> for QuantDotGeneral {
                 expected: "true".into(),
             });
         }
-        let (left, right) = (Source::Float(lhs.view()), Source::Float(rhs.view()));
+        let (left, right) = (Operand::float(lhs.view()), Operand::float(rhs.view()));
         let made = self.forward(left, right, dims, precision)?;
         let shape = made.out.shape().to_vec();
         let product = (dims, precision);

@@ -2,10 +2,10 @@
 
 use super::config::QuantDotGeneral;
 use super::fields::FWD;
-use super::forward::Source;
-use super::product::PackedOnce;
+use super::operand::Operand;
+use super::packed_once::PackedOnce;
 use super::quantized::{quantize, Quantized};
-use super::shards;
+use super::shards::{self, Cut};
 use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::ops::dimension_numbers::DimensionNumbers;
@@ -98,14 +98,23 @@ impl FrozenOperand {
         &self.shape
     }
 
-    /// The integers; with a contraction in shards, its first axis is two here: shard, and place in it.
+    /// The integers; where the contraction is in shards, its first axis is two here: the shard, and the place in it.
     pub fn integers(&self) -> ArrayViewD<'_, i8> {
         self.quantized.data.view()
     }
 
-    /// What the integers are multiplied by to give values: as many axes, of length 1 where a step is shared.
-    pub fn steps(&self) -> ArrayViewD<'_, f32> {
-        self.quantized.steps.view()
+    /// What the integers are multiplied by to give values: as many axes, of length 1 where a scale is shared.
+    pub fn scales(&self) -> ArrayViewD<'_, f32> {
+        self.quantized.scales.view()
+    }
+
+    /// The operand as a product takes it.
+    fn operand<T: Element>(&self) -> Operand<'_, T> {
+        Operand::Frozen {
+            quantized: &self.quantized,
+            packed: (self.side == Side::Rhs).then_some(&*self.packed),
+            shape: &self.shape,
+        }
     }
 }
 
@@ -114,7 +123,7 @@ impl QuantDotGeneral {
     ///
     /// # Errors
     /// [`Error::Value`] that names `fwd.rhs.bits` when that operand is float, the axes when they are out of range or
-    /// repeated, or `fwd.shards` when the contraction can't be cut so.
+    /// repeated, or `fwd.shards` when it does not divide the contracted length.
     pub fn freeze_rhs<T: Element>(
         &self,
         rhs: ArrayViewD<'_, T>,
@@ -149,7 +158,7 @@ impl QuantDotGeneral {
             return Err(Error::Value {
                 what: field,
                 found: "none".into(),
-                expected: "2 to 8: a float operand can't be frozen".into(),
+                expected: "2 to 8: a float operand has no integers to freeze".into(),
             });
         };
         let (contracting, batch) = axes_of(side, dims);
@@ -164,9 +173,10 @@ impl QuantDotGeneral {
         let cut = shards::cut_dims(&as_lhs, self.fwd.shards, &FWD, &shape)?;
         let quantized = match &cut {
             None => quantize(config, bits, x, T::to_f32, contracting),
-            Some(cut) => {
-                let x = shards::cut(x, contracting[0], self.fwd.shards);
-                quantize(config, bits, x.view(), T::to_f32, &cut.lhs_contracting)
+            Some(dims) => {
+                let (axis, shards) = (contracting[0], self.fwd.shards);
+                let x = shards::cut_at(x.into(), Some(Cut { axis, shards }));
+                quantize(config, bits, x.view(), T::to_f32, &dims.lhs_contracting)
             }
         };
         Ok(FrozenOperand {
@@ -196,8 +206,7 @@ impl QuantDotGeneral {
         dims: &DimensionNumbers,
     ) -> Result<ArrayD<T>> {
         self.check_frozen(Side::Rhs, rhs, dims)?;
-        let frozen = Source::Frozen(&rhs.quantized, Some(&*rhs.packed), &rhs.shape);
-        let lhs = Source::Float(lhs);
+        let (lhs, frozen) = (Operand::float(lhs), rhs.operand());
         Ok(self.forward(lhs, frozen, dims, Precision::Default)?.out)
     }
 
@@ -212,8 +221,7 @@ impl QuantDotGeneral {
         dims: &DimensionNumbers,
     ) -> Result<ArrayD<T>> {
         self.check_frozen(Side::Lhs, lhs, dims)?;
-        let frozen = Source::Frozen(&lhs.quantized, None, &lhs.shape);
-        let rhs = Source::Float(rhs);
+        let (frozen, rhs) = (lhs.operand(), Operand::float(rhs));
         Ok(self.forward(frozen, rhs, dims, Precision::Default)?.out)
     }
 
@@ -228,51 +236,43 @@ impl QuantDotGeneral {
             Side::Rhs => self.fwd.rhs.bits(),
         };
         let (contracting, batch) = axes_of(side, dims);
-        let differs = |what, found: String, expected: String| {
-            Err(Error::Value {
-                what,
-                found,
-                expected,
-            })
+        let axes = |contracting: &[usize], batch: &[usize]| {
+            format!("contracting {contracting:?}, batch {batch:?}")
         };
-        if frozen.side != side {
-            return differs(
+        let shards = match contracting.is_empty() {
+            true => 1,
+            false => self.fwd.shards,
+        };
+        let bits = bits.map_or("none: this operand is float".into(), |b| b.to_string());
+        let parts = [
+            (
                 "the frozen operand's side",
                 format!("{:?}", frozen.side),
                 format!("{side:?}"),
-            );
-        }
-        if Some(frozen.bits) != bits {
-            let expected = bits.map_or("none: this operand is float".into(), |b| b.to_string());
-            return differs(
-                "the frozen operand's bits",
-                frozen.bits.to_string(),
-                expected,
-            );
-        }
-        if (&frozen.contracting[..], &frozen.batch[..]) != (contracting, batch) {
-            return differs(
+            ),
+            ("the frozen operand's bits", frozen.bits.to_string(), bits),
+            (
                 "the frozen operand's axes",
-                format!(
-                    "contracting {:?}, batch {:?}",
-                    frozen.contracting, frozen.batch
-                ),
-                format!("contracting {contracting:?}, batch {batch:?}"),
-            );
-        }
-        let shards = if contracting.is_empty() {
-            1
-        } else {
-            self.fwd.shards
-        };
-        if frozen.shards != shards {
-            return differs(
+                axes(&frozen.contracting, &frozen.batch),
+                axes(contracting, batch),
+            ),
+            (
                 "the frozen operand's shards",
                 frozen.shards.to_string(),
                 shards.to_string(),
-            );
+            ),
+        ];
+        match parts
+            .into_iter()
+            .find(|(_, found, expected)| found != expected)
+        {
+            None => Ok(()),
+            Some((what, found, expected)) => Err(Error::Value {
+                what,
+                found,
+                expected,
+            }),
         }
-        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   integers      int8, the operand's shape (with a contraction in shards: its first axis cut in two)
-//!   steps         float32, as many axes, of length 1 where a step is shared
+//!   scales        float32, as many axes, of length 1 where a scale is shared (older files call them `steps`)
 //!   bits          int8 [1]
 //!   side          int8 [1]: 0 left, 1 right
 //!   contracting   int8, the operand's contracted axes         batch   int8, its batch axes
@@ -44,7 +44,7 @@ impl FrozenOperand {
         };
         write_npz(path, |npz| {
             npz.add_array("integers", &self.quantized.data.as_standard_layout())?;
-            npz.add_array("steps", &self.quantized.steps.as_standard_layout())?;
+            npz.add_array("scales", &self.quantized.scales.as_standard_layout())?;
             npz.add_array("bits", &Array1::from_elem(1, self.bits as i8))?;
             npz.add_array("side", &Array1::from_elem(1, side))?;
             npz.add_array("contracting", &axes(&self.contracting))?;
@@ -73,10 +73,7 @@ impl FrozenOperand {
     pub fn load(path: impl AsRef<Path>) -> Result<Self, NpyError> {
         let mut npz = npz::read(path)?;
         let data = int8(&mut npz, "integers")?;
-        let steps = match npz.take("steps")? {
-            NpyArray::F32(steps) => steps,
-            other => return Err(wrong_type(&npz, "steps", &other, "float32")),
-        };
+        let scales = scales(&mut npz)?;
         let bits = one(&mut npz, "bits", 2..=8)? as u8;
         let side = match one(&mut npz, "side", 0..=1)? {
             0 => Side::Lhs,
@@ -92,46 +89,21 @@ impl FrozenOperand {
                 "each axis once",
             ));
         }
-        if sharded && contracting.is_empty() {
-            return Err(npz.refuse("shards without contracting axes", "a contraction to cut"));
-        }
-
-        let mut shape = data.shape().to_vec();
-        let mut shards = 1;
-        let mut shared = contracting.clone();
-        if sharded {
-            shards = shape.remove(contracting[0]);
-            let within = shape[contracting[0]]
-                .checked_mul(shards)
-                .filter(|_| shards > 1);
-            let Some(whole) = within else {
-                return Err(npz.refuse(format!("{shards} shards"), "at least 2"));
-            };
-            shape[contracting[0]] = whole;
-            shared = shards::cut_axes(&contracting, &batch).0;
-        }
-        let fits = steps.ndim() == data.ndim()
-            && (steps.shape().iter().zip(data.shape()).enumerate())
-                .all(|(axis, (step, len))| *step == 1 || step == len && !shared.contains(&axis));
-        if !fits {
-            return Err(npz.refuse(
-                format!("steps of shape {:?}", steps.shape()),
-                format!(
-                    "the shape {:?} of the integers with 1 along the contracted axes",
-                    data.shape()
-                ),
-            ));
-        }
-        if let Some(bad) = steps.iter().find(|s| **s < 0.0) {
-            return Err(npz.refuse(format!("a step of {bad}"), "steps not below zero"));
-        }
-        let limit = (1i16 << (bits - 1)) - 1;
-        if let Some(bad) = data.iter().find(|q| i16::from(**q).abs() > limit) {
-            return Err(npz.refuse(
-                format!("the integer {bad}"),
-                format!("{bits} bits: -{limit} to {limit}"),
-            ));
-        }
+        let (shape, shards) = match sharded {
+            false => (data.shape().to_vec(), 1),
+            true => uncut(&npz, data.shape(), &contracting)?,
+        };
+        let shared = match sharded {
+            false => contracting.clone(),
+            true => shards::cut_axes(&contracting, &batch).0,
+        };
+        let quantized = Quantized {
+            data,
+            scales,
+            inside: None,
+        };
+        check_scales(&npz, &quantized, &shared)?;
+        check_integers(&npz, &quantized, bits)?;
         Ok(FrozenOperand {
             side,
             bits,
@@ -139,13 +111,75 @@ impl FrozenOperand {
             batch,
             shards,
             shape,
-            quantized: Quantized {
-                data,
-                steps,
-                inside: None,
-            },
+            quantized,
             packed: Arc::default(),
         })
+    }
+}
+
+/// The scales, whatever the file's age.
+fn scales(npz: &mut Npz) -> Result<ArrayD<f32>, NpyError> {
+    let has = |name: &str| npz.names().any(|n| n == name);
+    let name = match has("steps") && !has("scales") {
+        true => "steps",
+        false => "scales",
+    };
+    match npz.take(name)? {
+        NpyArray::F32(scales) => Ok(scales),
+        other => Err(wrong_type(npz, name, &other, "float32")),
+    }
+}
+
+/// The shape of an operand whose first contracted axis lies in the file as two, and the number of shards.
+fn uncut(
+    npz: &Npz,
+    shape: &[usize],
+    contracting: &[usize],
+) -> Result<(Vec<usize>, usize), NpyError> {
+    let Some(&axis) = contracting.first() else {
+        return Err(npz.refuse("shards without contracting axes", "a contraction to cut"));
+    };
+    let mut shape = shape.to_vec();
+    let shards = shape.remove(axis);
+    let whole = shape[axis].checked_mul(shards).filter(|_| shards > 1);
+    let Some(whole) = whole else {
+        return Err(npz.refuse(format!("{shards} shards"), "at least 2"));
+    };
+    shape[axis] = whole;
+    Ok((shape, shards))
+}
+
+/// Refuses scales that do not broadcast along the axes `shared`, or are negative.
+fn check_scales(npz: &Npz, quantized: &Quantized, shared: &[usize]) -> Result<(), NpyError> {
+    let Quantized { data, scales, .. } = quantized;
+    let fits = scales.ndim() == data.ndim()
+        && (scales.shape().iter().zip(data.shape()).enumerate())
+            .all(|(axis, (n, len))| *n == 1 || n == len && !shared.contains(&axis));
+    if !fits {
+        return Err(npz.refuse(
+            format!("scales of shape {:?}", scales.shape()),
+            format!(
+                "the shape {:?} of the integers with 1 along the contracted axes",
+                data.shape()
+            ),
+        ));
+    }
+    match scales.iter().find(|s| **s < 0.0) {
+        Some(bad) => Err(npz.refuse(format!("a scale of {bad}"), "scales of at least zero")),
+        None => Ok(()),
+    }
+}
+
+/// Refuses integers that `bits` bits do not hold.
+fn check_integers(npz: &Npz, quantized: &Quantized, bits: u8) -> Result<(), NpyError> {
+    let limit = (1i16 << (bits - 1)) - 1;
+    let beyond = |q: &&i8| i16::from(**q).abs() > limit;
+    match quantized.data.iter().find(beyond) {
+        Some(bad) => Err(npz.refuse(
+            format!("the integer {bad}"),
+            format!("{bits} bits: -{limit} to {limit}"),
+        )),
+        None => Ok(()),
     }
 }
 
@@ -188,4 +222,37 @@ fn axes(npz: &mut Npz, name: &str, rank: usize) -> Result<Vec<usize>, NpyError> 
         }
     }
     Ok(axes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DimensionNumbers, QuantDotGeneral};
+
+    #[test]
+    fn files_call_scales_by_their_name_and_older_ones_are_read() {
+        let w = ndarray::arr2(&[[0.5f32, -1.0], [0.25, 2.0]]).into_dyn();
+        let dot_general = QuantDotGeneral::int8_inference();
+        let frozen = dot_general.freeze_rhs(w.view(), &DimensionNumbers::matmul());
+        let frozen = frozen.unwrap();
+        let name = format!("imma-frozen-names-{}.npz", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        frozen.save(&path).unwrap();
+        let names = |npz: Npz| npz.names().map(String::from).collect::<Vec<_>>();
+        let found = names(npz::read(&path).unwrap());
+        assert!(found.contains(&"scales".into()) && !found.contains(&"steps".into()));
+
+        let mut npz = npz::read(&path).unwrap();
+        let scales = scales(&mut npz).unwrap();
+        write_npz(&path, |out| {
+            out.add_array("steps", &scales)?;
+            for name in found.iter().filter(|name| *name != "scales") {
+                out.add_array(name, &int8(&mut npz, name).unwrap())?;
+            }
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(FrozenOperand::load(&path).unwrap(), frozen);
+        std::fs::remove_file(path).unwrap();
+    }
 }

@@ -5,7 +5,7 @@
 //! measures them.
 
 use super::config::QuantDotGeneral;
-use super::operand::{mix, OperandQuant};
+use super::operand_config::{mix, OperandQuant};
 use super::product_config::ProductQuant;
 use crate::error::Result;
 use crate::rounding::Rounding;
@@ -33,8 +33,8 @@ impl QuantDotGeneral {
     /// All three products in integers; the backward ones start from the forward's integers.
     ///
     /// On a real layer (`examples/data`) with 8 bits the result is off by 2.1 %, the left operand's gradient by 1.2 %,
-    /// the right one's by 3.9 % (1.3 % and 4.6 % with [`stochastic_gradients`](Self::stochastic_gradients), then right
-    /// on average); with 4 bits by 26 %, 18 % and 55 %.
+    /// the right one's by 3.9 % (1.3 % and 4.6 % with [`stochastic_gradients`](Self::stochastic_gradients), which is
+    /// right on average); with 4 bits by 26 %, 18 % and 55 %.
     ///
     /// # Errors
     /// [`Error::Value`](crate::Error::Value) for bits outside 2 to 8.
@@ -62,8 +62,8 @@ impl QuantDotGeneral {
 
     /// The same with the gradient of the result rounded stochastically wherever it is quantised, by seeds of its own.
     ///
-    /// Rounding to nearest loses what is smaller than half a step each time; this is right on average. Take
-    /// [`at_step`](Self::at_step) of it for each training step.
+    /// Rounding to nearest loses what is smaller than half an integer's step each time; this is right on average. Call
+    /// [`at_step`](Self::at_step) on the result in each training step.
     pub fn stochastic_gradients(&self, seed: u64) -> Self {
         let stochastic = |product: ProductQuant, number: u64| {
             let lhs: OperandQuant = match product.lhs.bits() {

@@ -1,10 +1,10 @@
 //! How one of the three products is made.
 
 use super::fields::ProductFields;
-use super::operand::OperandQuant;
+use super::operand_config::OperandQuant;
 use crate::error::{Error, Result};
 
-/// What a product's terms are summed in.
+/// The type in which a product's terms are summed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Accumulate {
@@ -17,7 +17,7 @@ pub enum Accumulate {
     Float32,
 }
 
-/// How one product is made: the quantiser of each operand, what is summed in, how the contraction is cut.
+/// How one product is made: the quantiser of each operand, the type of the sums, how the contraction is cut.
 ///
 /// In the forward product the operands are the caller's. In the two backward ones the left operand is the gradient of
 /// the result and the right operand is the forward's other operand: its right one for `dlhs`, its left one for `drhs`.
@@ -35,16 +35,16 @@ pub struct ProductQuant {
     pub lhs: OperandQuant,
     /// The right operand.
     pub rhs: OperandQuant,
-    /// What the terms are summed in.
+    /// The type in which the terms are summed.
     pub accumulate: Accumulate,
     /// Into how many parts of equal length the first contracted axis is cut; 1 leaves it whole.
     ///
-    /// Each part is quantised and multiplied by itself, so that it has its own scales; the parts' results are added in
+    /// Each part is quantised and multiplied on its own, with its own scales; the parts' results are added in
     /// f32, in order. More parts mean smaller errors and shorter sums.
     pub shards: usize,
     /// Backward products only: start from the integers that the forward quantised the right operand to.
     ///
-    /// The gradient is first multiplied by that operand's step, and the integers are quantised once more over their
+    /// The gradient is first multiplied by that operand's scales, and the integers are quantised once more over their
     /// new contracted axes.
     pub reuse_forward: bool,
 }
@@ -56,7 +56,7 @@ impl Default for ProductQuant {
 }
 
 impl ProductQuant {
-    /// Operands quantised so, whole, nothing reused.
+    /// These quantisers, the contraction whole, nothing reused.
     pub const fn new(lhs: OperandQuant, rhs: OperandQuant) -> Self {
         ProductQuant {
             lhs,
@@ -77,7 +77,7 @@ impl ProductQuant {
         Self::new(OperandQuant::int(bits), OperandQuant::int(bits))
     }
 
-    /// The same summed in something else.
+    /// The same with its terms summed in another type.
     pub fn accumulate(self, accumulate: Accumulate) -> Self {
         ProductQuant { accumulate, ..self }
     }
@@ -122,7 +122,7 @@ impl ProductQuant {
         Ok(())
     }
 
-    /// What only a forward product is asked.
+    /// What is checked of a forward product alone.
     pub(super) fn check_forward(&self, fields: &ProductFields) -> Result<()> {
         if self.reuse_forward {
             return refuse(
@@ -134,7 +134,7 @@ impl ProductQuant {
         Ok(())
     }
 
-    /// What only a backward product is asked; `operand` is the forward's operand that it multiplies the gradient with.
+    /// What is checked of a backward product alone; `operand` is the forward's operand that multiplies the gradient.
     pub(super) fn check_backward(
         &self,
         fields: &ProductFields,
@@ -152,7 +152,7 @@ impl ProductQuant {
             return refuse(
                 fields.reuse_forward,
                 "true where the forward's contraction is in shards",
-                "false: each shard has steps of its own",
+                "false: each shard has scales of its own",
             );
         }
         let gradients = [
@@ -179,7 +179,7 @@ impl ProductQuant {
         }
     }
 
-    /// The product of the operands the other way round.
+    /// The product with its operands exchanged.
     pub(super) fn swapped(self) -> Self {
         ProductQuant {
             lhs: self.rhs,

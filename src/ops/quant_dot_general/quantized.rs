@@ -1,6 +1,6 @@
-//! An operand turned into integers and the sizes of their steps.
+//! An operand turned into integers and their scales.
 
-use super::operand::OperandQuant;
+use super::operand_config::OperandQuant;
 use super::slices::Slices;
 use crate::numerics::{bucket_edge, edge_multiplier};
 use crate::ops::dimension_numbers::inverse;
@@ -15,18 +15,10 @@ const TASK: usize = 1 << 14;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Quantized {
     pub data: ArrayD<i8>,
-    /// What the integers are multiplied by: as many axes as `data`, of length 1 where a step is shared.
-    pub steps: ArrayD<f32>,
+    /// What the integers are multiplied by: as many axes as `data`, of length 1 where a scale is shared.
+    pub scales: ArrayD<f32>,
     /// Which elements lay within the bound; made when the gradient is clipped.
     pub inside: Option<ArrayD<bool>>,
-}
-
-/// What one slice is quantised with.
-#[derive(Clone, Copy)]
-struct Scale {
-    multiplier: f32,
-    /// The largest magnitude that is not clipped.
-    bound: f32,
 }
 
 /// Quantises `x`, whose elements share a scale along the axes `contracted` (or wherever `config` says).
@@ -39,25 +31,56 @@ pub(super) fn quantize<X: Copy + Sync>(
     widen: impl Fn(X) -> f32 + Copy + Sync,
     contracted: &[usize],
 ) -> Quantized {
-    let one = config.one_scale();
-    let shared = |axis: usize| one || contracted.contains(&axis);
     let order = memory_order(&x, config);
     let undo = inverse(&order);
-    let flags: Vec<bool> = order.iter().map(|&axis| shared(axis)).collect();
+    let shared: Vec<bool> = order
+        .iter()
+        .map(|axis| config.one_scale() || contracted.contains(axis))
+        .collect();
     let x = x.permuted_axes(order);
     // Only a layout with gaps, or one whose order matters, is copied here.
     let x = x.as_standard_layout();
-    let shape = x.shape().to_vec();
-    let x = x.as_slice().expect("standard layout was asked for");
-
-    let steps_shape: Vec<usize> = shape
+    let shape = x.shape();
+    let scales_shape: Vec<usize> = shape
         .iter()
-        .zip(&flags)
+        .zip(&shared)
         .map(|(len, shared)| if *shared { 1 } else { *len })
         .collect();
+    let x = x.as_slice().expect("standard layout was asked for");
+
     let mut data = vec![0i8; x.len()];
     let mut inside = config.clips_gradient().then(|| vec![true; x.len()]);
-    let scale = |magnitude: f32| {
+    let fits = if x.is_empty() {
+        vec![Fit::new(config, bits, 0.0); scales_shape.iter().product()]
+    } else {
+        let slices = Slices::new(shape, &shared);
+        let fits = fits(config, bits, x, widen, &slices);
+        round(config, bits, x, widen, &slices, &fits, &mut data);
+        if let Some(inside) = &mut inside {
+            let within = |x: X, fit: &Fit| widen(x).abs() <= fit.bound;
+            runs(x, &slices, &fits, inside, |_, x, fit| within(x, fit));
+        }
+        fits
+    };
+    let scales = fits.iter().map(Fit::scale).collect();
+    Quantized {
+        data: back_in_order(shape, data, &undo),
+        scales: back_in_order(&scales_shape, scales, &undo),
+        inside: inside.map(|inside| back_in_order(shape, inside, &undo)),
+    }
+}
+
+/// How one slice is mapped onto integers.
+#[derive(Clone, Copy)]
+struct Fit {
+    multiplier: f32,
+    /// The largest magnitude that is not clipped.
+    bound: f32,
+}
+
+impl Fit {
+    /// That of a slice whose calibration found `magnitude`.
+    fn new(config: &OperandQuant, bits: u8, magnitude: f32) -> Self {
         let bound = magnitude * config.get_clipping();
         let multiplier = edge_multiplier(bits, bound, config.scales_by_powers_of_two());
         let bound = match config.scales_by_powers_of_two() {
@@ -66,33 +89,32 @@ pub(super) fn quantize<X: Copy + Sync>(
             false if bucket_edge(bits) / bound == multiplier => bound,
             false => 1.0,
         };
-        Scale { multiplier, bound }
-    };
-    let scales: Vec<Scale> = if x.is_empty() {
-        vec![scale(0.0); steps_shape.iter().product()]
-    } else {
-        let slices = Slices::new(&shape, &flags);
-        let magnitudes = magnitudes(config.get_calibration(), x, widen, &slices);
-        let scales: Vec<Scale> = magnitudes.into_iter().map(scale).collect();
-        round(config, bits, x, widen, &slices, &scales, &mut data);
-        if let Some(inside) = &mut inside {
-            let within = |x: X, s: &Scale| widen(x).abs() <= s.bound;
-            runs(x, &slices, &scales, inside, |_, x, s| within(x, s));
-        }
-        scales
-    };
-    let fill = "as many elements";
-    let steps = scales.iter().map(|s| 1.0 / s.multiplier).collect();
-    let steps = ArrayD::from_shape_vec(steps_shape, steps).expect(fill);
-    let data = ArrayD::from_shape_vec(shape.clone(), data).expect(fill);
-    Quantized {
-        data: data.permuted_axes(undo.clone()),
-        steps: steps.permuted_axes(undo.clone()),
-        inside: inside.map(|i| {
-            let inside = ArrayD::from_shape_vec(shape, i).expect(fill);
-            inside.permuted_axes(undo)
-        }),
+        Fit { multiplier, bound }
     }
+
+    fn scale(&self) -> f32 {
+        1.0 / self.multiplier
+    }
+}
+
+/// How each slice is mapped onto integers.
+fn fits<X: Copy + Sync>(
+    config: &OperandQuant,
+    bits: u8,
+    x: &[X],
+    widen: impl Fn(X) -> f32 + Copy + Sync,
+    slices: &Slices,
+) -> Vec<Fit> {
+    magnitudes(config.get_calibration(), x, widen, slices)
+        .into_iter()
+        .map(|magnitude| Fit::new(config, bits, magnitude))
+        .collect()
+}
+
+/// A row-major array whose axes were permuted, with its axes as they were before.
+fn back_in_order<A>(shape: &[usize], data: Vec<A>, undo: &[usize]) -> ArrayD<A> {
+    let array = ArrayD::from_shape_vec(shape, data).expect("as many elements");
+    array.permuted_axes(undo)
 }
 
 /// The order of axes in which `x` lies in memory, or the logical one where the configuration depends on that.
@@ -146,15 +168,15 @@ fn absmax<X: Copy + Sync>(
                 let largest = run.iter().fold(0, |m, x| bits(*x).max(m));
                 max[offset] = max[offset].max(largest);
             } else {
-                let scales = &mut max[offset..][..slices.run];
-                for (m, x) in scales.iter_mut().zip(run) {
+                let max = &mut max[offset..][..slices.run];
+                for (m, x) in max.iter_mut().zip(run) {
                     *m = bits(*x).max(*m);
                 }
             }
         }
         max
     };
-    // Each task holds all the scales: no more tasks than pay for that.
+    // Each task holds a maximum for every slice: no more tasks than pay for that.
     let tasks = (x.len() / TASK.max(4 * slices.count)).clamp(1, 4 * rayon::current_num_threads());
     let runs = slices.offsets.len().div_ceil(tasks);
     let max = x
@@ -169,36 +191,36 @@ fn absmax<X: Copy + Sync>(
     max.into_iter().map(f32::from_bits).collect()
 }
 
-/// Rounds every element with its slice's scale.
+/// Rounds every element as its slice's fit says.
 fn round<X: Copy + Sync>(
     config: &OperandQuant,
     bits: u8,
     x: &[X],
     widen: impl Fn(X) -> f32 + Copy + Sync,
     slices: &Slices,
-    scales: &[Scale],
+    fits: &[Fit],
     out: &mut [i8],
 ) {
     let limit = bucket_edge(bits) - 0.5;
     let rounding = config.get_rounding();
     match rounding {
-        crate::Rounding::NearestEven => runs(x, slices, scales, out, |_, x, s| {
-            crate::numerics::quantize_within(widen(x) * s.multiplier, limit)
+        crate::Rounding::NearestEven => runs(x, slices, fits, out, |_, x, fit| {
+            crate::numerics::quantize_within(widen(x) * fit.multiplier, limit)
         }),
-        other => runs(x, slices, scales, out, |index, x, s| {
-            other.quantize_within(widen(x), s.multiplier, limit, index)
+        other => runs(x, slices, fits, out, |index, x, fit| {
+            other.quantize_within(widen(x), fit.multiplier, limit, index)
         }),
     }
 }
 
-/// `out[i] = f(i, x[i], its scale)`, many runs a task.
+/// `out[i] = f(i, x[i], its slice's fit)`, many runs per task.
 #[inline(always)]
 fn runs<X: Copy + Sync, O: Send>(
     x: &[X],
     slices: &Slices,
-    scales: &[Scale],
+    fits: &[Fit],
     out: &mut [O],
-    f: impl Fn(u64, X, &Scale) -> O + Sync,
+    f: impl Fn(u64, X, &Fit) -> O + Sync,
 ) {
     let runs = (TASK / slices.run).max(1);
     let elements = runs * slices.run;
@@ -214,13 +236,13 @@ fn runs<X: Copy + Sync, O: Send>(
         for ((out, x), &offset) in pairs.zip(offsets) {
             let elements = out.iter_mut().zip(x).zip(index..);
             if slices.shared {
-                let scale = &scales[offset];
-                elements.for_each(|((o, x), i)| *o = f(i, *x, scale));
+                let fit = &fits[offset];
+                elements.for_each(|((o, x), i)| *o = f(i, *x, fit));
             } else {
-                let scales = &scales[offset..][..slices.run];
+                let fits = &fits[offset..][..slices.run];
                 elements
-                    .zip(scales)
-                    .for_each(|(((o, x), i), s)| *o = f(i, *x, s));
+                    .zip(fits)
+                    .for_each(|(((o, x), i), fit)| *o = f(i, *x, fit));
             }
             index += slices.run as u64;
         }

@@ -3,7 +3,7 @@
 use super::fields::ProductFields;
 use crate::error::{Error, Result};
 use crate::ops::dimension_numbers::DimensionNumbers;
-use ndarray::{ArrayD, ArrayViewD, Axis, CowArray, IxDyn};
+use ndarray::{ArrayD, Axis, CowArray, IxDyn};
 
 /// The dimension numbers of a product cut along its first contracted axis: the parts are the first batch axis.
 ///
@@ -45,25 +45,30 @@ pub(super) fn cut_axes(contracting: &[usize], batch: &[usize]) -> (Vec<usize>, V
     )
 }
 
-/// An operand with `axis` cut into `shards` parts; copied when it is not in row-major order.
-pub(super) fn cut<'a, T: Clone>(
-    x: ArrayViewD<'a, T>,
-    axis: usize,
-    shards: usize,
+/// Where an operand is cut, and into how many parts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cut {
+    pub axis: usize,
+    pub shards: usize,
+}
+
+/// An operand cut where `cut` says so; copied for that when it is not in row-major order.
+pub(super) fn cut_at<'a, T: Clone>(
+    x: CowArray<'a, T, IxDyn>,
+    cut: Option<Cut>,
 ) -> CowArray<'a, T, IxDyn> {
+    let Some(Cut { axis, shards }) = cut else {
+        return x;
+    };
     let mut shape = x.shape().to_vec();
     shape[axis] /= shards;
     shape.insert(axis, shards);
-    if x.is_standard_layout() {
-        x.into_shape_with_order(shape)
-            .expect("as many elements")
-            .into()
+    let x = if x.is_standard_layout() {
+        x
     } else {
-        let x = x.as_standard_layout().into_owned();
-        x.into_shape_with_order(shape)
-            .expect("as many elements")
-            .into()
-    }
+        x.as_standard_layout().into_owned().into()
+    };
+    x.into_shape_with_order(shape).expect("as many elements")
 }
 
 /// The sum of the parts `[shards, ..]`, one after the other.

@@ -10,7 +10,7 @@
 ///                    offsets[0]          offsets[1]                  offsets[i] is where a run's scales start
 /// ```
 pub(super) struct Slices {
-    /// Elements a run.
+    /// Elements per run.
     pub run: usize,
     /// Whether the elements of a run share one scale; otherwise each has its own, in order.
     pub shared: bool,
@@ -21,7 +21,7 @@ pub(super) struct Slices {
 }
 
 impl Slices {
-    /// Of an array without empty axes; `shared[i]` says whether the elements along axis `i` share a scale.
+    /// The slices of an array without empty axes; `shared[i]` says whether the elements along axis `i` share a scale.
     pub fn new(shape: &[usize], shared: &[bool]) -> Self {
         let mut first = shape.len();
         let (mut run, mut kind) = (1, None);
@@ -54,7 +54,7 @@ impl Slices {
         }
     }
 
-    /// Elements a scale.
+    /// Elements per scale.
     pub fn elements(&self) -> usize {
         self.offsets.len() * self.run / self.count
     }

@@ -90,7 +90,7 @@ pub fn ceiling(cpu: &Cpu, seconds: f64) -> Result<Ceiling, Failure> {
 }
 
 /// Bytes a second that `threads` threads read from memory.
-fn read_bandwidth(threads: usize, seconds: f64) -> Result<f64, Failure> {
+pub fn read_bandwidth(threads: usize, seconds: f64) -> Result<f64, Failure> {
     const BYTES: usize = 512 << 20;
     let buffer = vec![1u64; BYTES / 8];
     let share = buffer.len().div_ceil(threads);

@@ -10,6 +10,7 @@ mod shapes;
 use crate::device::DeviceArgs;
 use crate::{line, Failure};
 use clap::{Subcommand, ValueEnum};
+pub use host::read_bandwidth;
 use imma::Backend;
 use report::Row;
 use shapes::{Shape, Suite};
