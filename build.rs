@@ -3,7 +3,7 @@
 //! ```text
 //! cuda/X.cu --nvcc--> OUT_DIR/X.fatbin (one cubin an architecture, PTX of the lowest) --include_bytes!--> IMAGES
 //! cuda/X_sm90.cu     the same for 90a alone, PTX included; left out where 90a is not asked for
-//! cuda/params.h --bindgen (feature `bindgen`)--> OUT_DIR/params.rs, whose committed copy is src/cuda/params.rs
+//! cuda/params.h --bindgen (feature `bindgen`)--> OUT_DIR/params.rs, whose committed copy is src/cuda/kernels/params.rs
 //! ```
 //!
 //! What nvcc made is kept by what it was made from, so that a profile, a set of features or a checkout that differs in

@@ -8,8 +8,9 @@ use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Through
 use half::bf16;
 use imma::cuda::cudarc::driver::sys::CUevent_flags;
 use imma::cuda::cudarc::driver::CudaStream;
+use imma::cuda::kernels::quantize_rows;
 use imma::cuda::{
-    Algorithm, Device, DeviceElement, DeviceLhs, DeviceOutput, Matrix, Operands, Plan, Spec,
+    Algorithm, Device, DeviceLhs, DeviceWeights, Instance, Matrix, Operands, Plan, Problem,
     WeightOrder,
 };
 use imma::{DType, Rounding};
@@ -63,7 +64,8 @@ fn device(c: &mut Criterion) {
         let upload = |bytes: &[i8]| stream.clone_htod(bytes).expect("memory");
         let w = upload(&bytes(n * k, 2));
         let w = Matrix::new(&w, n, k);
-        let weights = gpu.pack_int8(&stream, w, WeightOrder::Outputs, Some(&[0.011]));
+        let order = WeightOrder::Outputs;
+        let weights = DeviceWeights::pack_int8(&gpu, &stream, w, order, Some(&[0.011]));
         let weights = weights.expect("packed");
         let integers = upload(&bytes(m * k, 1));
         let floats: Vec<_> = bytes(m * k, 1)
@@ -75,10 +77,9 @@ fn device(c: &mut Criterion) {
         let mut out = stream.alloc_zeros::<bf16>(m * n).expect("memory");
         for (name, algorithm) in [
             ("imma", Algorithm::Heuristic),
-            ("cublaslt", Algorithm::CublasLt),
+            ("cublaslt", Instance::CublasLt(0).into()),
         ] {
-            let spec = Spec::int8(m, n, k).with_algorithm(algorithm.clone());
-            let plan = match Plan::new(&gpu, spec) {
+            let plan = match Plan::new(&gpu, Problem::int8(m, n, k), algorithm) {
                 Ok(plan) => plan,
                 Err(error) => {
                     println!("not run: {name}: {error}");
@@ -93,24 +94,18 @@ fn device(c: &mut Criterion) {
             group.bench_function(id(name), |bench| {
                 bench.iter_custom(|runs| {
                     timed(&stream, runs, || {
-                        let operands = Operands {
-                            lhs: DeviceLhs::int8(Matrix::new(integers.as_view(), m, k)),
-                            weights: &weights,
-                            col_scales: None,
-                            bias: None,
-                            residual: None,
-                            out: Matrix::new(DeviceOutput::I32(sums.as_view_mut()), m, n),
-                            out_scales: None,
-                        };
-                        plan.run(&stream, operands, &mut workspace.as_view_mut())
+                        let lhs = DeviceLhs::int8(Matrix::new(integers.as_view(), m, k));
+                        let out = Matrix::new(&mut sums, m, n);
+                        let operands = Operands::new(lhs, weights.view(), out);
+                        plan.run(&stream, operands, &mut workspace)
                             .expect("enqueued");
                     })
                 })
             });
             group.finish();
 
-            let spec = Spec::floats(m, n, k, DType::BF16, DType::BF16).with_algorithm(algorithm);
-            let plan = Plan::new(&gpu, spec).expect("a plan");
+            let problem = Problem::floats(m, n, k, DType::BF16, DType::BF16);
+            let plan = Plan::new(&gpu, problem, algorithm).expect("a plan");
             let mut workspace = stream
                 .alloc_zeros::<u8>(plan.workspace_bytes().max(1))
                 .expect("memory");
@@ -119,17 +114,10 @@ fn device(c: &mut Criterion) {
             group.bench_function(id(name), |bench| {
                 bench.iter_custom(|runs| {
                     timed(&stream, runs, || {
-                        let x = Matrix::new(bf16::floats(floats.as_view()), m, k);
-                        let operands = Operands {
-                            lhs: DeviceLhs::Float(x),
-                            weights: &weights,
-                            col_scales: None,
-                            bias: None,
-                            residual: None,
-                            out: Matrix::new(DeviceOutput::BF16(out.as_view_mut()), m, n),
-                            out_scales: None,
-                        };
-                        plan.run(&stream, operands, &mut workspace.as_view_mut())
+                        let lhs = DeviceLhs::floats(Matrix::new(&floats, m, k));
+                        let out = Matrix::new(&mut out, m, n);
+                        let operands = Operands::new(lhs, weights.view(), out);
+                        plan.run(&stream, operands, &mut workspace)
                             .expect("enqueued");
                     })
                 })
@@ -145,7 +133,7 @@ fn device(c: &mut Criterion) {
                 timed(&stream, runs, || {
                     let x = Matrix::new(&floats, m, k);
                     let q = Matrix::new(&mut quantized, m, k);
-                    gpu.quantize_rows(&stream, x, q, &mut scales, Rounding::NearestEven)
+                    quantize_rows(&gpu, &stream, x, q, &mut scales, Rounding::NearestEven)
                         .expect("enqueued");
                 })
             })

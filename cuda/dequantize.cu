@@ -64,8 +64,7 @@ __device__ __forceinline__ void dequantize(const DequantizeParams& p) {
         const auto value = [&](int q, uint64_t col) {
             // Unsigned, so that a zero point given with int32 sums wraps as the CPU's does.
             const uint32_t zero = zero_points ? zero_points[col * p.zero_col_step] : 0;
-            const float x = __fmul_rn(__int2float_rn(int(uint32_t(q) - zero)), row_scale);
-            return p.col_scales ? __fmul_rn(x, p.col_scales[col]) : x;
+            return scaled(int(uint32_t(q) - zero), row_scale, p.col_scales ? p.col_scales[col] : 1.0f, NO_BIAS);
         };
         const uint64_t first = uint64_t(blockIdx.x) * (THREADS * VECTORS) + t;
 #pragma unroll

@@ -22,14 +22,32 @@ struct TensorStrip {
 
     float scale[PAIRS][2], bias[PAIRS][2];
 
+    // A thread's pairs of a vector [cols] from column `col0` on. One test for all of them, and every load is under way
+    // before the first is widened.
     template <typename T>
-    __device__ __forceinline__ static void load_pairs(const T* base, const EpilogueParams& e, unsigned lane, unsigned col0,
-                                                      bool vector, float (&x)[PAIRS][2]) {
+    __device__ __forceinline__ static void load_pairs(const void* base, const EpilogueParams& e, unsigned lane,
+                                                      unsigned col0, bool vector, float (&x)[PAIRS][2]) {
+        const T* from = static_cast<const T*>(base);
+        if (vector && e.cols % 2 == 0) {
+            Pair<T> raw[PAIRS] = {};
 #pragma unroll
-        for (unsigned j = 0; j < PAIRS; ++j) {
-            const unsigned col = col0 + j * 8 + lane % 4 * 2;
-            if (col < e.cols) {
-                load_pair<T>(base, col, min(e.cols - col, 2), vector, x[j]);
+            for (unsigned j = 0; j < PAIRS; ++j) {
+                const unsigned col = col0 + j * 8 + lane % 4 * 2;
+                if (col < e.cols) {
+                    raw[j] = *reinterpret_cast<const Pair<T>*>(from + col);
+                }
+            }
+#pragma unroll
+            for (unsigned j = 0; j < PAIRS; ++j) {
+                raw[j].widen_to(x[j]);
+            }
+        } else {
+#pragma unroll
+            for (unsigned j = 0; j < PAIRS; ++j) {
+                const unsigned col = col0 + j * 8 + lane % 4 * 2;
+                if (col < e.cols) {
+                    load_pair<T>(from, col, min(e.cols - col, 2), false, x[j]);
+                }
             }
         }
     }
@@ -57,14 +75,13 @@ struct TensorStrip {
     __device__ __forceinline__ void load_bias(const EpilogueParams& e, unsigned lane, unsigned col0) {
 #pragma unroll
         for (unsigned j = 0; j < PAIRS; ++j) {
-            // x * s + -0 is x * s to the bit, zeros' signs included.
-            bias[j][0] = bias[j][1] = -0.0f;
+            bias[j][0] = bias[j][1] = NO_BIAS;
         }
         const bool vector = e.vectors & IMMA_VECTOR_BIAS;
         switch (e.bias_type) {
-            case IMMA_TYPE_F32: return load_pairs(static_cast<const F32*>(e.bias), e, lane, col0, vector, bias);
-            case IMMA_TYPE_F16: return load_pairs(static_cast<const F16*>(e.bias), e, lane, col0, vector, bias);
-            case IMMA_TYPE_BF16: return load_pairs(static_cast<const BF16*>(e.bias), e, lane, col0, vector, bias);
+            case IMMA_TYPE_F32: return load_pairs<F32>(e.bias, e, lane, col0, vector, bias);
+            case IMMA_TYPE_F16: return load_pairs<F16>(e.bias, e, lane, col0, vector, bias);
+            case IMMA_TYPE_BF16: return load_pairs<BF16>(e.bias, e, lane, col0, vector, bias);
             default: return;
         }
     }
@@ -84,7 +101,7 @@ struct TensorStrip {
             float x[2];
 #pragma unroll
             for (unsigned i = 0; i < 2; ++i) {
-                x[i] = __fmaf_rn(__fmul_rn(__int2float_rn(sum[j * 4 + i]), row_scale), scale[j][i], bias[j][i]);
+                x[i] = scaled(sum[j * 4 + i], row_scale, scale[j][i], bias[j][i]);
             }
             if constexpr (sizeof(Out) == 4) {
                 const unsigned chunk = (j * 2 + lane % 4 / 2) ^ r;
@@ -110,13 +127,11 @@ __device__ __forceinline__ void finish_tensor(const EpilogueParams& e, const ptx
                                               uint8_t* boxes, unsigned row0, unsigned col0, const int (&sum)[WIDE / 2]) {
     using Strip = TensorStrip<Out>;
     static_assert(WIDE % Strip::COLS == 0, "whole boxes");
-    float row_scale[2] = {1.0f, 1.0f};
-    if (e.row_scales) {
+    float row_scale[2];
 #pragma unroll
-        for (unsigned half = 0; half < 2; ++half) {
-            const unsigned row = row0 + half * BOX_ROWS + lane / 4;
-            row_scale[half] = row < e.rows ? e.row_scales[row * e.row_step] : 1.0f;
-        }
+    for (unsigned half = 0; half < 2; ++half) {
+        const unsigned row = row0 + half * BOX_ROWS + lane / 4;
+        row_scale[half] = row < e.rows ? row_scale_at(e, 0, row) : 1.0f;
     }
 #pragma unroll
     for (unsigned c = 0; c < WIDE; c += Strip::COLS) {

@@ -8,11 +8,12 @@
 // beyond K are copied as zeros, so any shape works; where base or leading dimension is no multiple of 16 bytes, the
 // instances without ALIGNED copy words or bytes.
 //
-// With scales that change along K the sums of a group become f32 in registers, are scaled and added up there: one more set of
-// accumulators, and K is not split, as the order of these additions is part of the result.
+// Group-wise, where weight scales change along K, the sums of each scale group become f32 in registers, are scaled and
+// added up there: one more set of accumulators, and K is not split, as the order of these additions is part of the result.
 #pragma once
 
 #include "epilogue.cuh"
+#include "raster.cuh"
 
 namespace imma {
 
@@ -47,7 +48,7 @@ __device__ __forceinline__ void copy_chunk(uint32_t to, const int8_t* from, unsi
                     word |= uint32_t(uint8_t(from[4 * i + j])) << (8 * j);
                 }
             }
-            asm volatile("st.shared.u32 [%0], %1;" ::"r"(to + 4 * i), "r"(word) : "memory");
+            ptx::st_shared(to + 4 * i, word);
         }
     }
 }
@@ -90,213 +91,272 @@ struct Tile {
     static_assert(THREADS / 32 * STRIP_BYTES <= STAGES * STAGE_BYTES, "strips reuse the stages");
 };
 
-// The scales of weights that change along K.
-struct GroupScales {
-    const float* scales; // [groups, cols]
+// Weight scales that change along K.
+struct ScaleGroups {
+    const float* scales; // [scale groups, cols]
     uint64_t stride;
-    unsigned shift; // log2 of the k of a group, a multiple of 32
+    unsigned shift; // log2 of the k of a scale group, a multiple of 32
 };
 
-// Finishes sums that were scaled group by group: the steps of finish() in epilogue.cuh without scales of columns.
-__device__ __forceinline__ void finish_grouped(const EpilogueParams& p, unsigned row, unsigned col, unsigned count,
-                                               float (&x)[GROUP]) {
-    const float row_scale = p.row_scales ? p.row_scales[row * p.row_step] : 1.0f;
-    if (p.bias_type) {
-        float bias[GROUP];
-        load_typed(p.bias_type, p.bias, col, count, p.vectors & IMMA_VECTOR_BIAS, bias);
-#pragma unroll
-        for (unsigned i = 0; i < GROUP; ++i) {
-            x[i] = __fmaf_rn(x[i], row_scale, bias[i]);
-        }
-    } else {
-#pragma unroll
-        for (unsigned i = 0; i < GROUP; ++i) {
-            x[i] = __fmul_rn(x[i], row_scale);
-        }
-    }
-    after_scaling(p, 0, row, col, count, x);
-    const Place to = place(p, col, count);
-    store(p, row * p.output_stride + to.col, to.count, x);
+// What a block computes: a tile of one product of the batch, over one part of K.
+struct Part {
+    unsigned m0, n0, batch;
+    const int8_t *a, *w; // the product's operands
+    unsigned k_begin, k_end, steps;
+};
+template <typename T>
+__device__ __forceinline__ Part part_of(const IgemmParams& p) {
+    Part part;
+    const RasterTile tile = raster(blockIdx.x, p.tiles_m, p.tiles_n, p.raster_rows);
+    part.m0 = tile.tall * T::BM, part.n0 = tile.wide * T::BN;
+    part.batch = blockIdx.y / p.splits;
+    const unsigned split = blockIdx.y % p.splits;
+    part.a = p.a + part.batch * p.a_batch;
+    part.w = p.w + part.batch * p.w_batch;
+    part.k_begin = split * p.k_split;
+    part.k_end = min(p.k, part.k_begin + p.k_split);
+    part.steps = part.k_end > part.k_begin ? (part.k_end - part.k_begin + T::BK - 1) / T::BK : 0;
+    return part;
 }
 
-// GROUPED: the sums of each group are scaled and added up in f32, group after group, before the epilogue.
-template <typename T, bool GROUPED>
-__device__ __forceinline__ void igemm(const IgemmParams& p, const GroupScales& scales) {
-    extern __shared__ __align__(1024) uint8_t shared[];
-    const uint32_t stages = ptx::shared_address(shared);
-    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const unsigned warp_m = warp / T::WARPS_N * T::WM, warp_n = warp % T::WARPS_N * T::WN;
+// Both operands' stages, from global memory to shared.
+template <typename T>
+struct Stages {
+    const IgemmParams& p;
+    const Part& part;
+    uint32_t shared;
 
-    // Tiles in groups of rows, so that blocks in flight share rows of a and columns of w in L2.
-    const unsigned width = p.group_m * p.tiles_n;
-    const unsigned group = blockIdx.x / width, within = blockIdx.x % width;
-    const unsigned first = group * p.group_m, height = min(p.tiles_m - first, p.group_m);
-    const unsigned m0 = (first + within % height) * T::BM, n0 = within / height * T::BN;
-    const unsigned batch = blockIdx.y / p.splits, split = blockIdx.y % p.splits;
+    __device__ __forceinline__ uint32_t at(unsigned step) const { return shared + step % T::STAGES * T::STAGE_BYTES; }
+    __device__ __forceinline__ void copy(unsigned step) const {
+        const EpilogueParams& e = p.epilogue;
+        const uint32_t to = at(step);
+        const unsigned k = part.k_begin + step * T::BK;
+        copy_operand<T::BM, T::BK, T::THREADS, T::ALIGNED>(to, part.a, p.a_stride, part.m0, e.rows, k, part.k_end);
+        copy_operand<T::BN, T::BK, T::THREADS, T::ALIGNED>(to + T::BM * T::BK, part.w, p.w_stride, part.n0, e.cols,
+                                                           k, part.k_end);
+    }
+};
 
-    const int8_t* a = p.a + batch * p.a_batch;
-    const int8_t* w = p.w + batch * p.w_batch;
-    const unsigned k_begin = split * p.k_split;
-    const unsigned k_end = min(p.k, k_begin + p.k_split);
-    const unsigned steps = k_end > k_begin ? (k_end - k_begin + T::BK - 1) / T::BK : 0;
-    const EpilogueParams& e = p.epilogue;
+// A thread's warp in the tile: its first row and column there.
+struct WarpTile {
+    unsigned lane, m, n;
+};
 
-    const auto copy = [&](unsigned step) {
-        const uint32_t to = stages + step % T::STAGES * T::STAGE_BYTES;
-        const unsigned k = k_begin + step * T::BK;
-        copy_operand<T::BM, T::BK, T::THREADS, T::ALIGNED>(to, a, p.a_stride, m0, e.rows, k, k_end);
-        copy_operand<T::BN, T::BK, T::THREADS, T::ALIGNED>(to + T::BM * T::BK, w, p.w_stride, n0, e.cols, k, k_end);
-    };
+// What a warp multiplies: two sets, one of which is multiplied while the other is read.
+template <typename T>
+struct Fragments {
+    uint32_t a[2][T::MI][4], w[2][T::NI][2];
 
-    int sum[T::MI][T::NI][4] = {};
-    float total[GROUPED ? T::MI : 1][GROUPED ? T::NI : 1][4] = {};
-    // Adds what a group gave to the totals, and begins the next.
-    const auto fold = [&](unsigned group) {
-        const float* of_group = scales.scales + group * scales.stride;
-#pragma unroll
-        for (unsigned j = 0; j < T::NI; ++j) {
-            const unsigned col = n0 + warp_n + j * 8 + lane % 4 * 2;
-            const float s0 = col < e.cols ? __ldg(of_group + col) : 0.0f;
-            const float s1 = col + 1 < e.cols ? __ldg(of_group + col + 1) : 0.0f;
-#pragma unroll
-            for (unsigned i = 0; i < T::MI; ++i) {
-#pragma unroll
-                for (unsigned c = 0; c < 4; ++c) {
-                    float& to = total[i][j][c];
-                    to = __fmaf_rn(__int2float_rn(sum[i][j][c]), c % 2 ? s1 : s0, to);
-                    sum[i][j][c] = 0;
-                }
-            }
-        }
-    };
-    // Two sets: one is multiplied while the other is read.
-    uint32_t fa[2][T::MI][4], fw[2][T::NI][2];
-    const auto fragments = [&](unsigned set, uint32_t stage, unsigned ks) {
+    __device__ __forceinline__ void load(const WarpTile& warp, unsigned set, uint32_t stage, unsigned ks) {
+        const unsigned lane = warp.lane;
 #pragma unroll
         for (unsigned i = 0; i < T::MI; ++i) {
             // Matrices: rows 0-7 and 8-15 of the first 16 k, then of the second.
-            const unsigned row = warp_m + i * 16 + lane % 16, chunk = 2 * ks + lane / 16;
-            uint32_t(&f)[4] = fa[set][i];
+            const unsigned row = warp.m + i * 16 + lane % 16, chunk = 2 * ks + lane / 16;
+            uint32_t(&f)[4] = a[set][i];
             ptx::ldmatrix_x4(stage + swizzled<T::BK>(row, chunk), f[0], f[1], f[2], f[3]);
         }
 #pragma unroll
         for (unsigned j = 0; j < T::NI; j += 2) {
             // Matrices: both halves of k of columns 0-7, then of columns 8-15.
-            const unsigned col = warp_n + j * 8 + lane % 8 + lane / 16 * 8, chunk = 2 * ks + lane / 8 % 2;
-            uint32_t(&f)[2] = fw[set][j];
-            uint32_t(&g)[2] = fw[set][j + 1];
+            const unsigned col = warp.n + j * 8 + lane % 8 + lane / 16 * 8, chunk = 2 * ks + lane / 8 % 2;
+            uint32_t(&f)[2] = w[set][j];
+            uint32_t(&g)[2] = w[set][j + 1];
             ptx::ldmatrix_x4(stage + T::BM * T::BK + swizzled<T::BK>(col, chunk), f[0], f[1], g[0], g[1]);
         }
-    };
+    }
+};
 
+// A warp's accumulators: of all K or, GROUPWISE, of a scale group, with the scaled total of those before it.
+template <typename T, bool GROUPWISE>
+struct Accumulators {
+    int sum[T::MI][T::NI][4] = {};
+    float total[GROUPWISE ? T::MI : 1][GROUPWISE ? T::NI : 1][4] = {};
+
+    __device__ __forceinline__ void multiply(const Fragments<T>& f, unsigned set) {
+#pragma unroll
+        for (unsigned i = 0; i < T::MI; ++i) {
+#pragma unroll
+            for (unsigned j = 0; j < T::NI; ++j) {
+                ptx::mma_s8(sum[i][j], f.a[set][i], f.w[set][j]);
+            }
+        }
+    }
+
+    // Adds what a scale group gave to the total, and begins the next. `col0`: the warp's first column.
+    __device__ __forceinline__ void fold(const ScaleGroups& groups, unsigned group, unsigned lane, unsigned col0,
+                                         unsigned cols) {
+        const float* scales = groups.scales + group * groups.stride;
+#pragma unroll
+        for (unsigned j = 0; j < T::NI; ++j) {
+            const unsigned col = col0 + j * 8 + lane % 4 * 2;
+            const float s0 = col < cols ? __ldg(scales + col) : 0.0f;
+            const float s1 = col + 1 < cols ? __ldg(scales + col + 1) : 0.0f;
+#pragma unroll
+            for (unsigned i = 0; i < T::MI; ++i) {
+#pragma unroll
+                for (unsigned c = 0; c < 4; ++c) {
+                    total[i][j][c] = add_scaled(total[i][j][c], sum[i][j][c], c % 2 ? s1 : s0);
+                    sum[i][j][c] = 0;
+                }
+            }
+        }
+    }
+
+    // Four accumulators as words: the sums, or the bits of the totals.
+    __device__ __forceinline__ int word(unsigned i, unsigned j, unsigned c) const {
+        if constexpr (GROUPWISE) {
+            return __float_as_int(total[i][j][c]);
+        } else {
+            return sum[i][j][c];
+        }
+    }
+};
+
+// The main loop.
+template <typename T, bool GROUPWISE>
+__device__ __forceinline__ void multiply(const Stages<T>& stages, const ScaleGroups& groups, const WarpTile& warp,
+                                         Accumulators<T, GROUPWISE>& acc) {
+    const IgemmParams& p = stages.p;
+    const unsigned steps = stages.part.steps;
+    Fragments<T> fragments;
 #pragma unroll
     for (unsigned s = 0; s < T::STAGES - 1; ++s) {
         if (s < steps) {
-            copy(s);
+            stages.copy(s);
         }
         ptx::cp_async_commit();
     }
     ptx::cp_async_wait<T::STAGES - 2>();
     __syncthreads();
     if (steps > 0) {
-        fragments(0, stages, 0);
+        fragments.load(warp, 0, stages.shared, 0);
     }
     for (unsigned step = 0; step < steps; ++step) {
-        const uint32_t stage = stages + step % T::STAGES * T::STAGE_BYTES;
+        const uint32_t stage = stages.at(step);
 #pragma unroll
         for (unsigned ks = 0; ks < T::KS; ++ks) {
             if (ks + 1 < T::KS) {
-                fragments((ks + 1) % 2, stage, ks + 1);
+                fragments.load(warp, (ks + 1) % 2, stage, ks + 1);
             } else if (step + 1 < steps) {
                 // The next stage has arrived, and nobody reads the one before this any more.
                 ptx::cp_async_wait<T::STAGES - 2>();
                 __syncthreads();
-                fragments((ks + 1) % 2, stages + (step + 1) % T::STAGES * T::STAGE_BYTES, 0);
+                fragments.load(warp, (ks + 1) % 2, stages.at(step + 1), 0);
             }
             if (ks == 0) {
                 if (step + T::STAGES - 1 < steps) {
-                    copy(step + T::STAGES - 1);
+                    stages.copy(step + T::STAGES - 1);
                 }
-                // An empty group keeps the count.
+                // An empty group of copies keeps the count.
                 ptx::cp_async_commit();
             }
-#pragma unroll
-            for (unsigned i = 0; i < T::MI; ++i) {
-#pragma unroll
-                for (unsigned j = 0; j < T::NI; ++j) {
-                    ptx::mma_s8(sum[i][j], fa[ks % 2][i], fw[ks % 2][j]);
-                }
-            }
-            if constexpr (GROUPED) {
-                // At the end of a group, or of K inside one; what a stage has beyond K is of no group.
+            acc.multiply(fragments, ks % 2);
+            if constexpr (GROUPWISE) {
+                // At the end of a scale group, or of K inside one; what a stage has beyond K is of no group.
                 const unsigned begin = step * T::BK + ks * 32, end = begin + 32;
-                if (begin < p.k && (end >> scales.shift << scales.shift == end || end >= p.k)) {
-                    fold(begin >> scales.shift);
+                if (begin < p.k && (end >> groups.shift << groups.shift == end || end >= p.k)) {
+                    acc.fold(groups, begin >> groups.shift, warp.lane, stages.part.n0 + warp.n, p.epilogue.cols);
                 }
             }
         }
     }
     ptx::cp_async_wait<0>();
     __syncthreads();
+}
 
-    int* strip = reinterpret_cast<int*>(shared) + warp * (T::STRIP_BYTES / 4);
+// Finishes totals that were scaled group by group: the steps of finish() in epilogue.cuh without scales of columns.
+__device__ __forceinline__ void finish_groupwise(const EpilogueParams& p, unsigned row, unsigned col, unsigned count,
+                                                 const int (&words)[QUAD]) {
+    const float row_scale = row_scale_at(p, 0, row);
+    float x[QUAD], bias[QUAD];
+    bias_at(p, 0, col, count, bias);
+#pragma unroll
+    for (unsigned i = 0; i < QUAD; ++i) {
+        x[i] = scaled_total(__int_as_float(words[i]), row_scale, bias[i]);
+    }
+    after_scaling(p, 0, row, col, count, x);
+    const Place to = place(p, col, count);
+    store(p, row * p.output_stride + to.col, to.count, x);
+}
+
+// The sums of one part of K, for epilogue_i32 to add: [batch and split, rows, cols].
+__device__ __forceinline__ void store_partial(const IgemmParams& p, unsigned row, unsigned col, unsigned count,
+                                              const int (&sum)[QUAD]) {
+    const EpilogueParams& e = p.epilogue;
+    int* to = p.partial + (uint64_t(blockIdx.y) * e.rows + row) * e.cols + col;
+    if (e.cols % QUAD == 0) {
+        *reinterpret_cast<int4*>(to) = make_int4(sum[0], sum[1], sum[2], sum[3]);
+    } else {
+#pragma unroll
+        for (unsigned i = 0; i < QUAD; ++i) {
+            if (i < count) {
+                to[i] = sum[i];
+            }
+        }
+    }
+}
+
+// Sixteen rows of a warp's accumulators to its strip of shared memory.
+template <typename T, bool GROUPWISE>
+__device__ __forceinline__ void fill_strip(int* strip, unsigned lane, unsigned pass,
+                                           const Accumulators<T, GROUPWISE>& acc) {
+#pragma unroll
+    for (unsigned i = 0; i < T::MI; ++i) {
+        // Registers have no index at run time.
+        if (i == pass) {
+#pragma unroll
+            for (unsigned j = 0; j < T::NI; ++j) {
+                int* to = strip + lane / 4 * T::STRIP_STRIDE + j * 8 + lane % 4 * 2;
+                *reinterpret_cast<int2*>(to) = make_int2(acc.word(i, j, 0), acc.word(i, j, 1));
+                *reinterpret_cast<int2*>(to + 8 * T::STRIP_STRIDE) = make_int2(acc.word(i, j, 2), acc.word(i, j, 3));
+            }
+        }
+    }
+}
+
+// A strip to memory, from (row0, col0) on: a thread finishes four columns of a row.
+template <typename T, bool GROUPWISE>
+__device__ __forceinline__ void finish_strip(const IgemmParams& p, unsigned batch, const int* strip, unsigned lane,
+                                             unsigned row0, unsigned col0) {
+    const EpilogueParams& e = p.epilogue;
+    constexpr unsigned QUADS = T::WN / QUAD;
+#pragma unroll 1
+    for (unsigned id = lane; id < 16 * QUADS; id += 32) {
+        const unsigned r = id / QUADS, c = id % QUADS * QUAD;
+        const unsigned row = row0 + r, col = col0 + c;
+        if (row < e.rows && col < e.cols) {
+            const int4 v = *reinterpret_cast<const int4*>(strip + r * T::STRIP_STRIDE + c);
+            int words[QUAD] = {v.x, v.y, v.z, v.w};
+            const unsigned count = min(e.cols - col, QUAD);
+            if constexpr (GROUPWISE) {
+                finish_groupwise(e, row, col, count, words);
+            } else if (p.partial) {
+                store_partial(p, row, col, count, words);
+            } else {
+                finish(e, batch, row, col, count, words);
+            }
+        }
+    }
+}
+
+// GROUPWISE: the sums of each scale group are scaled and added up in f32, one after the other, before the epilogue.
+template <typename T, bool GROUPWISE>
+__device__ __forceinline__ void igemm(const IgemmParams& p, const ScaleGroups& groups) {
+    extern __shared__ __align__(1024) uint8_t shared[];
+    const unsigned lane = threadIdx.x % 32, id = threadIdx.x / 32;
+    const WarpTile warp{lane, id / T::WARPS_N * T::WM, id % T::WARPS_N * T::WN};
+    const Part part = part_of<T>(p);
+    const Stages<T> stages{p, part, ptx::shared_address(shared)};
+    Accumulators<T, GROUPWISE> acc;
+    multiply(stages, groups, warp, acc);
+
+    int* strip = reinterpret_cast<int*>(shared) + id * (T::STRIP_BYTES / 4);
 #pragma unroll 1
     for (unsigned pass = 0; pass < T::MI; ++pass) {
-#pragma unroll
-        for (unsigned i = 0; i < T::MI; ++i) {
-            // Registers have no index at run time.
-            if (i == pass) {
-#pragma unroll
-                for (unsigned j = 0; j < T::NI; ++j) {
-                    int* to = strip + lane / 4 * T::STRIP_STRIDE + j * 8 + lane % 4 * 2;
-                    int v[4];
-#pragma unroll
-                    for (unsigned c = 0; c < 4; ++c) {
-                        if constexpr (GROUPED) {
-                            v[c] = __float_as_int(total[i][j][c]);
-                        } else {
-                            v[c] = sum[i][j][c];
-                        }
-                    }
-                    *reinterpret_cast<int2*>(to) = make_int2(v[0], v[1]);
-                    *reinterpret_cast<int2*>(to + 8 * T::STRIP_STRIDE) = make_int2(v[2], v[3]);
-                }
-            }
-        }
+        fill_strip(strip, lane, pass, acc);
         __syncwarp();
-        constexpr unsigned GROUPS = T::WN / GROUP;
-#pragma unroll 1
-        for (unsigned id = lane; id < 16 * GROUPS; id += 32) {
-            const unsigned r = id / GROUPS, c = id % GROUPS * GROUP;
-            const unsigned row = m0 + warp_m + pass * 16 + r, col = n0 + warp_n + c;
-            if (row < e.rows && col < e.cols) {
-                const int4 v = *reinterpret_cast<const int4*>(strip + r * T::STRIP_STRIDE + c);
-                int values[GROUP] = {v.x, v.y, v.z, v.w};
-                const unsigned count = min(e.cols - col, GROUP);
-                if constexpr (GROUPED) {
-                    float x[GROUP];
-#pragma unroll
-                    for (unsigned i = 0; i < GROUP; ++i) {
-                        x[i] = __int_as_float(values[i]);
-                    }
-                    finish_grouped(e, row, col, count, x);
-                } else if (p.partial) {
-                    const uint64_t at = (uint64_t(blockIdx.y) * e.rows + row) * e.cols + col;
-                    if (e.cols % GROUP == 0) {
-                        *reinterpret_cast<int4*>(p.partial + at) = v;
-                    } else {
-#pragma unroll
-                        for (unsigned i = 0; i < GROUP; ++i) {
-                            if (i < count) {
-                                p.partial[at + i] = values[i];
-                            }
-                        }
-                    }
-                } else {
-                    finish(e, batch, row, col, count, values);
-                }
-            }
-        }
+        finish_strip<T, GROUPWISE>(p, part.batch, strip, lane, part.m0 + warp.m + pass * 16, part.n0 + warp.n);
         __syncwarp();
     }
 }

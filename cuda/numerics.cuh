@@ -113,4 +113,21 @@ __device__ __forceinline__ float inverse_rms(float sum_of_squares, uint32_t leng
     return __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(mean, epsilon)));
 }
 
+// ---- What becomes of a sum ----------------------------------------------------------------------------
+
+// The bias of a product that has none: x + -0 is x to the bit, zeros' signs included.
+constexpr float NO_BIAS = -0.0f;
+
+// A product's exact sum, dequantised: times the row's scale, then times the column's plus the bias in one rounding.
+__device__ __forceinline__ float scaled(int sum, float row, float col, float bias) {
+    return __fmaf_rn(__fmul_rn(__int2float_rn(sum), row), col, bias);
+}
+
+// Scales that change along K: the exact sum of a scale group joins those before it, in one rounding, ...
+__device__ __forceinline__ float add_scaled(float total, int sum, float col) {
+    return __fmaf_rn(__int2float_rn(sum), col, total);
+}
+// ... and the total of all is dequantised: times the row's scale plus the bias in one rounding.
+__device__ __forceinline__ float scaled_total(float total, float row, float bias) { return __fmaf_rn(total, row, bias); }
+
 }  // namespace imma

@@ -153,7 +153,7 @@ struct SiluMulQuantizeParams {
 #define IMMA_ACTIVATION_GELU 3
 #define IMMA_ACTIVATION_GELU_TANH 4
 
-/* Which parts have their groups of four columns aligned to one access. */
+/* Which parts have their quads, four columns of a row, aligned to one access. */
 #define IMMA_VECTOR_OUTPUT 1
 #define IMMA_VECTOR_RESIDUAL 2
 #define IMMA_VECTOR_COL_SCALES 4
@@ -169,10 +169,10 @@ struct EpilogueParams {
     void *output;
     const void *residual;
     const void *bias;        /* [cols] */
-    const float *row_scales; /* read at row * row_step */
+    const float *row_scales; /* read at row * row_step; null: row_scale */
     const float *col_scales; /* read at col * col_step */
-    const int *row_zeros;    /* read at row * zero_step, with col_sums */
-    const int *col_sums;     /* [cols]: the sums of the weights' columns */
+    const int *row_zeros;    /* read at row * zero_step, with col_sums; null: row_zero */
+    const int *col_sums;     /* [cols]: the sums of the weights' columns; null: no zero points */
     unsigned long long output_stride;
     unsigned long long residual_stride;
     unsigned long long output_batch;   /* elements from one product of a batch to the next */
@@ -191,6 +191,8 @@ struct EpilogueParams {
     unsigned int vectors; /* IMMA_VECTOR_* */
     float out_multiplier; /* 1 / out_scale, for int8 */
     unsigned int gated; /* whether columns are pairs, gate before up; cols is even */
+    float row_scale; /* of every row, where row_scales is null: a static scale, or 1 */
+    int row_zero;    /* of every row, where row_zeros is null and col_sums is not */
 };
 
 /* epilogue_i32: output = epilogue(sum of `splits` matrices of int32). */
@@ -200,7 +202,7 @@ struct FinishParams {
     unsigned long long split_stride; /* elements from one split's sums to the next's */
     unsigned long long batch_stride;
     unsigned int splits;
-    unsigned int vector; /* whether groups of four sums are 16-byte aligned */
+    unsigned int vector; /* whether quads of sums are 16-byte aligned */
     struct EpilogueParams epilogue;
 };
 
@@ -218,7 +220,7 @@ struct IgemmParams {
     unsigned int splits;
     unsigned int tiles_m;
     unsigned int tiles_n;
-    unsigned int group_m; /* rows of tiles that are walked together, for the sake of L2 */
+    unsigned int raster_rows; /* rows of tiles that are walked together: cuda/raster.cuh */
     struct EpilogueParams epilogue;
 };
 
@@ -233,7 +235,7 @@ struct IgemmSm90Params {
     unsigned int items;      /* tiles_tall * tiles_wide * splits */
     unsigned int tiles_tall; /* in tiles of a cluster */
     unsigned int tiles_wide;
-    unsigned int group; /* tiles along the tall side that are walked together, for the sake of L2 */
+    unsigned int raster_rows; /* tiles along the tall side that are walked together: cuda/raster.cuh */
     unsigned int weights_ready; /* whether w may be read while the kernel before still runs */
     unsigned int tensor_store;  /* whether the output's tensor map may be stored through */
     unsigned int reserved;
@@ -258,23 +260,23 @@ struct FinishQuantizeParams {
     struct FinishParams finish;
 };
 
-/* igemm_grouped_*: weights with a scale for each column and each group of k. */
-struct IgemmGroupedParams {
-    const float *group_scales; /* [groups, cols] */
+/* igemm_groupwise_*: weights with a scale for each column and each scale group of k. */
+struct IgemmGroupwiseParams {
+    const float *group_scales; /* [scale groups, cols] */
     unsigned long long group_stride;
-    unsigned int group_shift; /* log2 of the k of a group: 5, 6 or 7 */
+    unsigned int group_shift; /* log2 of the k of a scale group: 5, 6 or 7 */
     unsigned int reserved;
     struct IgemmParams igemm; /* one product, no partial sums */
 };
 
 #ifdef __CUDACC__
-static_assert(sizeof(FinishQuantizeParams) == 192, "layout");
+static_assert(sizeof(FinishQuantizeParams) == 200, "layout");
 static_assert(sizeof(PeakParams) == 24, "layout");
-static_assert(sizeof(EpilogueParams) == 144 && offsetof(EpilogueParams, row_batch) == 88, "layout");
-static_assert(sizeof(FinishParams) == 184 && offsetof(FinishParams, epilogue) == 40, "layout");
-static_assert(sizeof(IgemmParams) == 224 && offsetof(IgemmParams, epilogue) == 80, "layout");
-static_assert(offsetof(IgemmSm90Params, epilogue) == 56, "layout");
-static_assert(sizeof(IgemmGroupedParams) == 248 && offsetof(IgemmGroupedParams, igemm) == 24, "layout");
+static_assert(sizeof(EpilogueParams) == 152 && offsetof(EpilogueParams, row_batch) == 88, "layout");
+static_assert(sizeof(FinishParams) == 192 && offsetof(FinishParams, epilogue) == 40, "layout");
+static_assert(sizeof(IgemmParams) == 232 && offsetof(IgemmParams, epilogue) == 80, "layout");
+static_assert(sizeof(IgemmSm90Params) == 208 && offsetof(IgemmSm90Params, epilogue) == 56, "layout");
+static_assert(sizeof(IgemmGroupwiseParams) == 256 && offsetof(IgemmGroupwiseParams, igemm) == 24, "layout");
 static_assert(sizeof(QuantizeRowsParams) == 72 && offsetof(QuantizeRowsParams, rows) == 56, "layout");
 static_assert(sizeof(QuantizeColsParams) == 72 && offsetof(QuantizeColsParams, rows) == 56, "layout");
 static_assert(sizeof(QuantizeStaticParams) == 64 && offsetof(QuantizeStaticParams, rows) == 48, "layout");

@@ -1,4 +1,4 @@
-// Inline PTX lives here and nowhere else: one function an instruction, named after it.
+// Inline PTX lives here, in ptx_sm90.cuh and in wgmma.cuh, nowhere else: one function an instruction, named after it.
 #pragma once
 
 #include <cstdint>
@@ -52,6 +52,11 @@ __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commi
 template <int N>
 __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+// st.shared: one word.
+__device__ __forceinline__ void st_shared(uint32_t to, uint32_t word) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(word) : "memory");
 }
 
 // ldmatrix: four 8x8 matrices of 16 bits (8 rows of 16 bytes each); lane l gives the row l % 8 of matrix l / 8.

@@ -25,28 +25,20 @@ __device__ __forceinline__ void mbarrier_arrive_expect_tx(uint32_t bar, unsigned
 __device__ __forceinline__ void mbarrier_arrive(uint32_t bar) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
-// An arrival at the same barrier of block `rank` of the cluster.
+// An arrival at the same barrier of block `rank` of the cluster, without a scope: it tells another block which wgmma and
+// copies are complete, not what threads wrote. The scope of the cluster would be a fence of the whole device each time.
 __device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t bar, unsigned rank) {
     asm volatile(
         "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}" ::"r"(bar),
+        "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(bar),
         "r"(rank)
         : "memory");
 }
-// Until the phase of that parity is complete.
+// Until the phase of that parity is complete. What threads of other blocks wrote is not seen by it.
 __device__ __forceinline__ void mbarrier_wait(uint32_t bar, unsigned parity) {
     asm volatile(
         "{\n.reg .pred done;\nagain:\n"
         "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n@done bra out;\nbra again;\nout:\n}" ::"r"(bar),
-        "r"(parity)
-        : "memory");
-}
-// The same, for barriers at which blocks of the cluster arrive.
-__device__ __forceinline__ void mbarrier_wait_cluster(uint32_t bar, unsigned parity) {
-    asm volatile(
-        "{\n.reg .pred done;\nagain:\n"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n@done bra out;\nbra again;\nout:\n}" ::"r"(
-            bar),
         "r"(parity)
         : "memory");
 }
@@ -93,9 +85,12 @@ __device__ __forceinline__ unsigned cluster_rank() {
     asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
     return rank;
 }
-__device__ __forceinline__ void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+// The barrier of all threads of a cluster. Relaxed, an arrival hands over nothing that this thread did.
+__device__ __forceinline__ void cluster_arrive_relaxed() {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
+__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 // Gives registers back, or takes what others gave; all four warps of a warpgroup.
 template <unsigned COUNT>

@@ -101,7 +101,7 @@ put("checkpoint", "pattern", b'%%config.json\n{"quantization_config":{"quant_met
     b'"input_activations":null}}}}'
     + (HERE / "corpus/checkpoint/tiny").read_bytes())
 
-put("choices", "entries", b"4096 4096 8192 bf16-token>bf16 -> igemm:128x256x64 151.25\n"
+put("choices", "entries", b"4096 4096 8192 bf16-token>bf16 -> igemm_sm80:128x256x64 151.25\n"
                           b"1 8 16 i8-by16>i32 -> cublaslt:2 1.5\n")
-put("choices", "whole", b"imma choices 2\nkey NVIDIA H200, driver 13000, imma 0.1.0\n"
+put("choices", "whole", b"imma choices 3\nkey NVIDIA H200, driver 13000, imma 0.1.0\n"
                         b"16 4096 8192 f16-token>f16+f16 -> cublaslt:0 12\n")

@@ -266,6 +266,13 @@ pub enum OutputMut<'a> {
     I32(ndarray::ArrayViewMut2<'a, i32>),
     /// Quantised again with the epilogue's output scale.
     I8(ndarray::ArrayViewMut2<'a, i8>),
+    /// Quantised again with a scale a row, which goes beside; any strides.
+    I8PerRow {
+        /// The integers.
+        data: ndarray::ArrayViewMut2<'a, i8>,
+        /// One a row.
+        scales: &'a mut [f32],
+    },
 }
 
 impl OutputMut<'_> {
@@ -276,7 +283,7 @@ impl OutputMut<'_> {
             OutputMut::F16(v) => v.dim(),
             OutputMut::BF16(v) => v.dim(),
             OutputMut::I32(v) => v.dim(),
-            OutputMut::I8(v) => v.dim(),
+            OutputMut::I8(v) | OutputMut::I8PerRow { data: v, .. } => v.dim(),
         }
     }
 
@@ -290,7 +297,7 @@ impl OutputMut<'_> {
             OutputMut::F16(v) => of(v.strides()),
             OutputMut::BF16(v) => of(v.strides()),
             OutputMut::I32(v) => of(v.strides()),
-            OutputMut::I8(v) => of(v.strides()),
+            OutputMut::I8(v) | OutputMut::I8PerRow { data: v, .. } => of(v.strides()),
         }
     }
 
@@ -301,7 +308,7 @@ impl OutputMut<'_> {
             OutputMut::F16(_) => DType::F16,
             OutputMut::BF16(_) => DType::BF16,
             OutputMut::I32(_) => DType::I32,
-            OutputMut::I8(_) => DType::I8,
+            OutputMut::I8(_) | OutputMut::I8PerRow { .. } => DType::I8,
         }
     }
 }

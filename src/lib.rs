@@ -22,6 +22,10 @@ pub mod candle;
 #[cfg(feature = "safetensors")]
 pub mod checkpoint;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "cuda/without.rs"]
 pub mod cuda;
 pub mod element;
 pub mod epilogue;
@@ -38,17 +42,19 @@ pub mod rounding;
 pub use activation::Activation;
 pub use cpu::Cpu;
 pub use element::{DType, Element, FloatSlice, FloatView, OutputMut};
-pub use epilogue::{Epilogue, Scales};
+pub use epilogue::{Epilogue, Output, Scales, ZeroPoints};
 pub use error::{Error, Result};
-pub use gemm::{interleave_gate_up, ActivationQuant, Backend, Gemm, Lhs, PackedWeights, Weights};
+pub use gemm::{
+    interleave_gate_up, ActivationQuant, Backend, Gemm, Lhs, PackedWeights, WeightScales, Weights,
+};
 pub use ops::{
     add_rmsnorm_quantize, default_backend, einsum, einsum_vjp, matmul, matmul_float,
     matmul_true_int8, matmul_true_int8_on, matmul_vjp, q_matmul_int8, q_matmul_int8_as,
     q_matmul_int8_as_on, q_matmul_int8_broadcast, q_matmul_int8_broadcast_on, q_matmul_int8_on,
     quant_int8, rmsnorm, rmsnorm_quantize, silu_mul, silu_mul_quantize, Accumulate,
-    DimensionNumbers, DotGeneral, FloatDotGeneral, FrozenOperand, GradientDims, GroupedLinear,
-    Int8Linear, MatmulShape, OperandQuant, OutlierLinear, Precision, ProductQuant, Pullback,
-    QuantDotGeneral, QuantDotGeneralBuilder, QuantGradient, SharedAxes, Side,
+    DimensionNumbers, DotGeneral, FloatDotGeneral, FrozenOperand, GradientDims, Int8Linear,
+    MatmulShape, OperandQuant, OutlierLinear, Precision, ProductQuant, Pullback, QuantDotGeneral,
+    QuantDotGeneralBuilder, QuantGradient, SharedAxes, Side,
 };
 pub use rounding::Rounding;
 

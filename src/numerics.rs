@@ -16,6 +16,8 @@
 //! The quantised [`dot_general`](crate::QuantDotGeneral) of `bits` 2 to 8 has its own rule, which maps the bound to the
 //! outer edge of the last bucket instead of its middle: [`bucket_edge`], [`edge_multiplier`], [`quantize_within`].
 
+use crate::error::{Error, Result};
+
 /// The largest int8 magnitude that quantising gives: -128 is never made, only accepted.
 pub const QMAX: f32 = 127.0;
 
@@ -86,6 +88,30 @@ pub fn quantize(x: f32) -> i8 {
 fn round(x: f32) -> i8 {
     const MAGIC: f32 = 12_582_912.0;
     (x + MAGIC).to_bits() as i8
+}
+
+/// Refuses a step size that can't be used: it must be above zero and finite, and so must be its inverse.
+pub(crate) fn check_step(what: &'static str, scale: f32) -> Result<()> {
+    if scale > 0.0 && scale.is_finite() && (1.0 / scale).is_finite() {
+        return Ok(());
+    }
+    Err(Error::Value {
+        what,
+        found: scale.to_string(),
+        expected: "a number above zero with a finite inverse".into(),
+    })
+}
+
+/// Refuses what would divide by zero for a row of zeros.
+pub(crate) fn check_epsilon(epsilon: f32) -> Result<()> {
+    if epsilon > 0.0 && epsilon.is_finite() {
+        return Ok(());
+    }
+    Err(Error::Value {
+        what: "the norm's epsilon",
+        found: epsilon.to_string(),
+        expected: "a finite number above zero".into(),
+    })
 }
 
 /// Elements of a piece of [`quantize_row`].

@@ -16,11 +16,11 @@
 //! assert_eq!(reference::q_matmul(a.view(), w.view())[[0, 0]], -8001.0 * (2.0 / 127.0) * (1.0 / 127.0));
 //! ```
 
-use crate::element::{DType, FloatSlice, FloatView};
-use crate::epilogue::{Epilogue, Scales};
+use crate::element::{FloatSlice, FloatView};
+use crate::epilogue::{Epilogue, Host, Output, Scales, ZeroPoints};
 use crate::gemm::{ActivationQuant, Lhs, Weights};
 use half::{bf16, f16};
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
 
 /// One side of a product as integers, with a scale and a zero point for each of its rows or columns.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +47,13 @@ pub enum Product {
     I32(Array2<i32>),
     /// Quantised again.
     I8(Array2<i8>),
+    /// Quantised again, with one scale a row.
+    I8PerRow {
+        /// The integers.
+        q: Array2<i8>,
+        /// One a row.
+        scales: Vec<f32>,
+    },
 }
 
 /// `a [M, K] x b [K, N]`, exact: summed in i64, and refused where i32 can't hold the sum.
@@ -115,6 +122,22 @@ pub fn quantize_cols(x: ArrayView2<'_, f32>) -> Quantized {
         q: rows.q.t().as_standard_layout().into_owned(),
         ..rows
     }
+}
+
+/// One symmetric scale for each group of `size` rows and each column; the scales are `[K / size rounded up, N]`.
+pub fn quantize_groups(x: ArrayView2<'_, f32>, size: usize) -> (Array2<i8>, Array2<f32>) {
+    let mut q = Array2::zeros(x.dim());
+    let mut scales = Array2::zeros((x.nrows().div_ceil(size), x.ncols()));
+    for (g, group) in x.axis_chunks_iter(Axis(0), size).enumerate() {
+        let group = quantize_cols(group);
+        for ((l, j), v) in group.q.indexed_iter() {
+            q[[g * size + l, j]] = *v;
+        }
+        for (j, scale) in group.scales.iter().enumerate() {
+            scales[[g, j]] = *scale;
+        }
+    }
+    (q, scales)
 }
 
 /// One asymmetric scale and zero point per row, from its own minimum and maximum.
@@ -208,13 +231,8 @@ pub fn q_matmul(a: ArrayView2<'_, f32>, w: ArrayView2<'_, f32>) -> Array2<f32> {
 /// their row scales and zero points.
 ///
 /// # Panics
-/// When shapes or lengths do not fit, a sum lies outside i32, or an i8 output has no `out_scale`.
-pub fn gemm(
-    lhs: &Lhs<'_>,
-    weights: &Weights<'_>,
-    epilogue: &Epilogue<'_>,
-    output: DType,
-) -> Product {
+/// When shapes or lengths do not fit, or a sum lies outside i32.
+pub fn gemm(lhs: &Lhs<'_>, weights: &Weights<'_>, epilogue: &Epilogue<Host<'_>>) -> Product {
     let m = lhs.dim().0;
     let a = match lhs {
         Lhs::Int8(q) => Quantized {
@@ -222,9 +240,9 @@ pub fn gemm(
             scales: (0..m).map(|i| scale_at(&epilogue.row_scales, i)).collect(),
             zero_points: (0..m)
                 .map(|i| match epilogue.row_zero_points {
-                    None => 0,
-                    Some([one]) => *one,
-                    Some(all) => all[i],
+                    ZeroPoints::None => 0,
+                    ZeroPoints::PerTensor(one) => one,
+                    ZeroPoints::PerVector(all) => all[i],
                 })
                 .collect(),
         },
@@ -241,11 +259,19 @@ pub fn gemm(
         }
     };
     let n = weights.dim().1;
-    let (w, own) = match weights {
-        Weights::Int8(q) => (q.to_owned(), vec![1.0; n]),
+    let ones = vec![1.0; n];
+    let (w, own, groups) = match weights {
+        Weights::Int8(q) => (q.to_owned(), ones, None),
         Weights::Float(data) => {
             let w = quantize_cols(widened(data).view());
-            (w.q, w.scales)
+            (w.q, w.scales, None)
+        }
+        Weights::Int8Groupwise { data, scales, size } => {
+            (data.to_owned(), ones, Some((scales.to_owned(), *size)))
+        }
+        Weights::FloatGroupwise { data, size } => {
+            let (q, scales) = quantize_groups(widened(data).view(), *size);
+            (q, ones, Some((scales, *size)))
         }
     };
     let col_scales: Vec<f32> = match epilogue.col_scales {
@@ -253,8 +279,15 @@ pub fn gemm(
         given => (0..n).map(|j| scale_at(&given, j)).collect(),
     };
     let sums = corrected_sums(&a, w.view());
-    let scaled = |i: usize, j: usize| {
-        scaled_and_biased(sums[[i, j]], j, a.scales[i], col_scales[j], epilogue)
+    let scaled = |i: usize, j: usize| match &groups {
+        None => {
+            let v = sums[[i, j]] as f32 * a.scales[i];
+            biased(v, col_scales[j], j, epilogue)
+        }
+        Some((scales, size)) => {
+            let v = over_groups(a.q.row(i), w.column(j), scales.column(j), *size);
+            biased(v, a.scales[i], j, epilogue)
+        }
     };
     let value = |(i, j): (usize, usize)| {
         let v = if epilogue.gated {
@@ -266,23 +299,28 @@ pub fn gemm(
     };
     let n = if epilogue.gated {
         assert_eq!(n % 2, 0, "a gated product has pairs of columns");
-        assert_ne!(output, DType::I32, "pairs of raw sums have no product");
+        assert_ne!(
+            epilogue.output,
+            Output::Raw,
+            "pairs of raw sums have no product"
+        );
         n / 2
     } else {
         n
     };
-    match output {
-        DType::I32 => Product::I32(sums),
-        DType::F32 => Product::F32(Array2::from_shape_fn((m, n), value)),
-        DType::F16 => Product::F16(Array2::from_shape_fn((m, n), |at| f16::from_f32(value(at)))),
-        DType::BF16 => Product::BF16(Array2::from_shape_fn((m, n), |at| {
-            bf16::from_f32(value(at))
-        })),
-        DType::I8 => {
-            let multiplier = 1.0 / epilogue.out_scale.expect("an i8 output needs an out_scale");
-            Product::I8(Array2::from_shape_fn((m, n), |at| {
-                round_and_clip(value(at) * multiplier)
-            }))
+    let floats = || Array2::from_shape_fn((m, n), value);
+    match epilogue.output {
+        Output::Raw => Product::I32(sums),
+        Output::F32 => Product::F32(floats()),
+        Output::F16 => Product::F16(floats().mapv(f16::from_f32)),
+        Output::BF16 => Product::BF16(floats().mapv(bf16::from_f32)),
+        Output::Int8 { scale } => {
+            let multiplier = 1.0 / scale;
+            Product::I8(floats().mapv(|v| round_and_clip(v * multiplier)))
+        }
+        Output::Int8PerRow => {
+            let Quantized { q, scales, .. } = quantize_rows(floats().view());
+            Product::I8PerRow { q, scales }
         }
     }
 }
@@ -300,19 +338,35 @@ fn corrected_sums(a: &Quantized, w: ArrayView2<'_, i8>) -> Array2<i32> {
     })
 }
 
-/// One element from its sum up to the activation; each line is one rounding.
-fn scaled_and_biased(sum: i32, j: usize, row: f32, column: f32, epilogue: &Epilogue<'_>) -> f32 {
-    let mut v = sum as f32;
-    v *= row;
+/// One element of a product with group-wise weights before its row's scale; each turn is one rounding.
+fn over_groups(
+    a: ArrayView1<'_, i8>,
+    w: ArrayView1<'_, i8>,
+    scales: ArrayView1<'_, f32>,
+    size: usize,
+) -> f32 {
+    let mut v = 0f32;
+    for (g, scale) in scales.iter().enumerate() {
+        let mut sum = 0i64;
+        for l in g * size..a.len().min((g + 1) * size) {
+            sum += i64::from(a[l]) * i64::from(w[l]);
+        }
+        v = (sum as i32 as f32).mul_add(*scale, v);
+    }
+    v
+}
+
+/// One element from its last factor up to the activation, in one rounding.
+fn biased(v: f32, factor: f32, j: usize, epilogue: &Epilogue<Host<'_>>) -> f32 {
     match epilogue.bias {
-        None => v * column,
-        Some(FloatSlice::F32(bias)) => v.mul_add(column, bias[j]),
-        Some(FloatSlice::F16(bias)) => v.mul_add(column, f16::to_f32(bias[j])),
-        Some(FloatSlice::BF16(bias)) => v.mul_add(column, bf16::to_f32(bias[j])),
+        None => v * factor,
+        Some(FloatSlice::F32(bias)) => v.mul_add(factor, bias[j]),
+        Some(FloatSlice::F16(bias)) => v.mul_add(factor, f16::to_f32(bias[j])),
+        Some(FloatSlice::BF16(bias)) => v.mul_add(factor, bf16::to_f32(bias[j])),
     }
 }
 
-fn with_residual(v: f32, i: usize, j: usize, epilogue: &Epilogue<'_>) -> f32 {
+fn with_residual(v: f32, i: usize, j: usize, epilogue: &Epilogue<Host<'_>>) -> f32 {
     match &epilogue.residual {
         None => v,
         Some(FloatView::F32(r)) => v + r[[i, j]],
@@ -321,7 +375,7 @@ fn with_residual(v: f32, i: usize, j: usize, epilogue: &Epilogue<'_>) -> f32 {
     }
 }
 
-fn scale_at(scales: &Scales<'_>, i: usize) -> f32 {
+fn scale_at(scales: &Scales<&[f32]>, i: usize) -> f32 {
     match scales {
         Scales::None => 1.0,
         Scales::PerTensor(s) => *s,
@@ -398,51 +452,44 @@ mod tests {
         let (a, w) = (arr2(&[[3i8, -4]]), arr2(&[[2i8, 1], [1, 5]]));
         let (bias, residual) = ([0.5f32, 0.25], arr2(&[[10.0f32, 20.0]]));
         let epilogue = Epilogue {
-            row_scales: Scales::PerVector(&[0.5]),
-            col_scales: Scales::PerVector(&[2.0, 4.0]),
-            row_zero_points: Some(&[1]),
+            row_scales: Scales::PerVector(&[0.5][..]),
+            col_scales: Scales::PerVector(&[2.0, 4.0][..]),
+            row_zero_points: ZeroPoints::PerTensor(1),
             bias: Some(FloatSlice::F32(&bias)),
             activation: Activation::Relu,
             residual: Some(FloatView::F32(residual.view())),
             ..Epilogue::default()
         };
         // Sums with zero point 1: [2*2 - 5*1, 2*1 - 5*5] = [-1, -23].
-        let run = |epilogue: &Epilogue<'_>, output| {
-            gemm(
-                &Lhs::Int8(a.view()),
-                &Weights::Int8(w.view()),
-                epilogue,
-                output,
-            )
+        let run = |epilogue: &Epilogue<Host<'_>>| {
+            gemm(&Lhs::Int8(a.view()), &Weights::Int8(w.view()), epilogue)
         };
-        assert_eq!(
-            run(&epilogue, DType::F32),
-            Product::F32(arr2(&[[10.0, 20.0]]))
-        );
+        assert_eq!(run(&epilogue), Product::F32(arr2(&[[10.0, 20.0]])));
         let linear = Epilogue {
             activation: Activation::None,
-            out_scale: Some(0.5),
+            output: Output::Int8 { scale: 0.5 },
             ..epilogue
         };
         // [-1 * 0.5 * 2 + 0.5 + 10, -23 * 0.5 * 4 + 0.25 + 20] = [9.5, -25.75]
-        assert_eq!(run(&linear, DType::I8), Product::I8(arr2(&[[19, -52]])));
+        assert_eq!(run(&linear), Product::I8(arr2(&[[19, -52]])));
+        let per_row = linear.clone().with_output(Output::Int8PerRow);
+        // 9.5 * 127 / 25.75 = 46.9
+        let (q, scales) = (arr2(&[[47, -127]]), vec![25.75 / 127.0]);
+        assert_eq!(run(&per_row), Product::I8PerRow { q, scales });
         // Before the activation -0.5 and -45.75, as above without the residual: relu(-0.5) * -45.75 + 1, and without relu.
         let residual = arr2(&[[1.0f32]]);
         let gated = |activation| Epilogue {
             activation,
             gated: true,
             residual: Some(FloatView::F32(residual.view())),
-            out_scale: None,
+            output: Output::F32,
             ..linear.clone()
         };
         for (activation, want) in [(Activation::Relu, 1.0), (Activation::None, 23.875)] {
-            let found = run(&gated(activation), DType::F32);
+            let found = run(&gated(activation));
             assert_eq!(found, Product::F32(arr2(&[[want]])));
         }
-        let raw = Epilogue {
-            row_zero_points: Some(&[1]),
-            ..Epilogue::default()
-        };
-        assert_eq!(run(&raw, DType::I32), Product::I32(arr2(&[[-1, -23]])));
+        let raw = Epilogue::to(Output::Raw).with_row_zero_points(ZeroPoints::PerTensor(1));
+        assert_eq!(run(&raw), Product::I32(arr2(&[[-1, -23]])));
     }
 }

@@ -4,7 +4,7 @@
 use half::f16;
 use imma::{
     matmul_true_int8, matmul_true_int8_on, q_matmul_int8, q_matmul_int8_on, Backend, Cpu, Element,
-    Epilogue, Gemm, Int8Linear, Lhs, OutputMut, Weights,
+    Epilogue, Gemm, Int8Linear, Lhs, Output, OutputMut, Weights,
 };
 use ndarray::{Array1, Array2, Array3, ArrayView2};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -226,7 +226,7 @@ fn prepacked_products() {
             let mut out = Array2::<i32>::zeros((m, n));
             let parts = [bytes(&a), bytes(&out), packed.bytes()];
             meter.restart();
-            let gemm = Gemm::new(Lhs::Int8(a.view()), &packed, Epilogue::default());
+            let gemm = Gemm::new(Lhs::Int8(a.view()), &packed, Epilogue::to(Output::Raw));
             let gemm = gemm.expect("shapes fit");
             cpu.gemm(&gemm, OutputMut::I32(out.view_mut()))
                 .expect("computed");

@@ -36,7 +36,7 @@ pub fn generate() {
             .write_to_file(super::out_dir().join("params.rs"))
             .expect("OUT_DIR is writable"),
         Err(error) => {
-            println!("cargo::error=feature `bindgen`: {error}; without the feature the committed src/cuda/params.rs is used");
+            println!("cargo::error=feature `bindgen`: {error}; without the feature the committed src/cuda/kernels/params.rs is used");
             std::process::exit(1);
         }
     }

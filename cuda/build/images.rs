@@ -48,7 +48,7 @@ fn sources() -> Result<Vec<PathBuf>, String> {
     Ok(sources)
 }
 
-/// `OUT_DIR/images.rs`: what src/cuda/module.rs includes.
+/// `OUT_DIR/images.rs`: what src/cuda/runtime/images.rs includes.
 fn write_index(images: &[Image], archs: &[String], version: u32) -> Result<(), String> {
     let mut text = String::from("// Made by build.rs.\n");
     let _ = writeln!(text, "pub(in super::super) const TOOLKIT: u32 = {version};");

@@ -15,7 +15,7 @@ use half::bf16;
 use imma::quant::{QuantizedTensor, Quantizer};
 use imma::{
     add_rmsnorm_quantize, rmsnorm_quantize, silu_mul_quantize, Backend, Cpu, Epilogue, FloatView,
-    Gemm, Lhs, OutputMut, PackedWeights, Weights,
+    Gemm, Lhs, Output, OutputMut, PackedWeights, Weights,
 };
 use ndarray::{s, Array1, Array2, ArrayView2};
 
@@ -162,7 +162,7 @@ impl HostBlock {
         let epilogue = Epilogue {
             row_scales: x.row_scales()?,
             residual: residual.map(FloatView::BF16),
-            ..Epilogue::default()
+            ..Epilogue::to(Output::BF16)
         };
         let gemm = Gemm::new(Lhs::Int8(x.matrix()?), weights, epilogue)?;
         let (m, n, _) = gemm.mnk();

@@ -5,9 +5,10 @@ use super::block::{BlockWeights, Shape, EPSILON};
 use half::bf16;
 use imma::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use imma::cuda::cudarc::driver::{CudaGraph, CudaSlice, CudaStream};
+use imma::cuda::kernels::{add_rmsnorm_quantize, rmsnorm_quantize, silu_mul_quantize};
 use imma::cuda::{
-    Device, DeviceElement, DeviceFloatView, DeviceLhs, DeviceOutput, DeviceWeights, Input, Matrix,
-    Operands, Plan, Spec, WeightOrder,
+    Algorithm, Device, DeviceFloats, DeviceLhs, DeviceWeights, Input, Matrix, Operands, Plan,
+    Problem, WeightOrder,
 };
 use imma::DType;
 use ndarray::{Array1, Array2};
@@ -28,7 +29,7 @@ pub trait Attention {
         stream: &Arc<CudaStream>,
         qkv: &'a CudaSlice<bf16>,
         shape: Shape,
-    ) -> Result<Matrix<DeviceFloatView<'a>>>;
+    ) -> Result<Matrix<DeviceFloats<'a>>>;
 }
 
 /// Sequences of one token, as many as there are rows: the softmax over one position is 1, so the result is the values as
@@ -42,9 +43,9 @@ impl Attention for SingleToken {
         _: &Arc<CudaStream>,
         qkv: &'a CudaSlice<bf16>,
         Shape { tokens, hidden, .. }: Shape,
-    ) -> Result<Matrix<DeviceFloatView<'a>>> {
-        let values = bf16::floats(qkv.slice(2 * hidden..));
-        Ok(Matrix::new(values, tokens, hidden).with_stride(3 * hidden))
+    ) -> Result<Matrix<DeviceFloats<'a>>> {
+        let values = qkv.slice(2 * hidden..);
+        Ok(Matrix::new(values.into(), tokens, hidden).with_stride(3 * hidden))
     }
 }
 
@@ -76,11 +77,8 @@ impl Activations {
     /// As a product's left operand.
     fn lhs(&self) -> DeviceLhs<'_> {
         let padded = self.cols.next_multiple_of(ALIGN);
-        DeviceLhs::Int8 {
-            data: Matrix::new(self.data.as_view(), self.tokens, self.cols).with_stride(padded),
-            scales: Some(self.scales.as_view()),
-            zero_points: None,
-        }
+        let data = Matrix::new(self.data.as_view(), self.tokens, self.cols).with_stride(padded);
+        DeviceLhs::scaled(data, &self.scales)
     }
 }
 
@@ -97,24 +95,26 @@ impl Projection {
         stream: &Arc<CudaStream>,
         weights: &Array2<bf16>,
         tokens: usize,
-        input: Option<Input>,
+        floats_in: bool,
         residual: bool,
     ) -> Result<Self> {
         let (n, k) = weights.dim();
         let floats = stream.clone_htod(weights.as_slice().ok_or("rows in order")?)?;
-        let weights = device.pack(stream, Matrix::new(&floats, n, k), WeightOrder::Outputs)?;
-        let quantized = Input::Int8 {
-            stride: k.next_multiple_of(ALIGN),
-            scales: true,
-            zero_points: false,
-        };
-        let floats = Spec::floats(tokens, n, k, DType::BF16, DType::BF16);
-        let spec = Spec {
-            input: input.unwrap_or(quantized),
-            residual: residual.then_some(DType::BF16),
-            ..floats
-        };
-        let plan = Plan::new(device, spec)?;
+        let weights = DeviceWeights::pack(
+            device,
+            stream,
+            Matrix::new(&floats, n, k),
+            WeightOrder::Outputs,
+        )?;
+        let mut problem = Problem::floats(tokens, n, k, DType::BF16, DType::BF16);
+        if !floats_in {
+            let padded = Input::int8(k.next_multiple_of(ALIGN));
+            problem = problem.with_input(padded).with_row_scales();
+        }
+        if residual {
+            problem = problem.with_residual(DType::BF16);
+        }
+        let plan = Plan::new(device, problem, Algorithm::Heuristic)?;
         Ok(Projection { weights, plan })
     }
 
@@ -127,18 +127,12 @@ impl Projection {
         out: &mut CudaSlice<bf16>,
         workspace: &mut CudaSlice<u8>,
     ) -> Result<()> {
-        let (m, n) = (self.plan.spec().m, self.plan.spec().n);
-        let operands = Operands {
-            lhs,
-            weights: &self.weights,
-            col_scales: None,
-            bias: None,
-            residual: residual.map(|r| Matrix::new(bf16::floats(r.as_view()), m, n)),
-            out: Matrix::new(DeviceOutput::BF16(out.as_view_mut()), m, n),
-            out_scales: None,
-        };
-        self.plan
-            .run(stream, operands, &mut workspace.as_view_mut())?;
+        let (m, n) = (self.plan.problem().m, self.plan.problem().n);
+        let mut operands = Operands::new(lhs, self.weights.view(), Matrix::new(out, m, n));
+        if let Some(residual) = residual {
+            operands = operands.with_residual(Matrix::new(residual, m, n));
+        }
+        self.plan.run(stream, operands, workspace)?;
         Ok(())
     }
 }
@@ -175,21 +169,20 @@ impl DeviceBlock {
             hidden,
             inner,
         } = shape;
-        let project = |weights, input, residual| {
-            Projection::new(device, stream, weights, tokens, input, residual)
+        let project = |weights, floats_in, residual| {
+            Projection::new(device, stream, weights, tokens, floats_in, residual)
         };
         let vector = |w: &Array1<bf16>| -> Result<CudaSlice<bf16>> {
             Ok(stream.clone_htod(w.as_slice().ok_or("elements in order")?)?)
         };
         // The attention's result comes as floats: that plan quantises it.
-        let floats = Input::Float(DType::BF16, Default::default());
         let (qkv, out) = (
-            project(&weights.qkv, None, false)?,
-            project(&weights.out, Some(floats), false)?,
+            project(&weights.qkv, false, false)?,
+            project(&weights.out, true, false)?,
         );
         let (gate_up, down) = (
-            project(&weights.gate_up, None, false)?,
-            project(&weights.down, None, true)?,
+            project(&weights.gate_up, false, false)?,
+            project(&weights.down, false, true)?,
         );
         // One after the other, so one workspace serves all.
         let workspace = [&qkv, &out, &gate_up, &down]
@@ -240,7 +233,7 @@ impl DeviceBlock {
 
         let (to, scales) = self.normed.place();
         let rows = Matrix::new(&*x, tokens, hidden);
-        device.rmsnorm_quantize(stream, rows, &self.norm, EPSILON, to, scales)?;
+        rmsnorm_quantize(device, stream, rows, (&self.norm, EPSILON), to, scales)?;
         let lhs = self.normed.lhs();
         self.qkv
             .run(stream, lhs, None, &mut self.qkv_rows, workspace)?;
@@ -253,8 +246,8 @@ impl DeviceBlock {
         let (to, scales) = self.normed.place();
         let added = Matrix::new(&self.attended, tokens, hidden);
         let residual = Matrix::new(&mut *x, tokens, hidden);
-        let norm = &self.inner_norm;
-        device.add_rmsnorm_quantize(stream, added, residual, norm, EPSILON, to, scales)?;
+        let norm = (&self.inner_norm, EPSILON);
+        add_rmsnorm_quantize(device, stream, added, residual, norm, to, scales)?;
         let lhs = self.normed.lhs();
         self.gate_up
             .run(stream, lhs, None, &mut self.gate_up_rows, workspace)?;
@@ -267,7 +260,7 @@ impl DeviceBlock {
         let (gate, up) = (half(0), half(inner));
         let rows = |half| Matrix::new(half, tokens, inner).with_stride(2 * inner);
         let (to, scales) = self.inner.place();
-        device.silu_mul_quantize(stream, rows(&gate), rows(&up), to, scales)?;
+        silu_mul_quantize(device, stream, rows(&gate), rows(&up), to, scales)?;
         self.down
             .run(stream, self.inner.lhs(), Some(x), y, workspace)
     }

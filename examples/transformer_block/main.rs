@@ -7,7 +7,7 @@
 //!
 //! Two blocks of random weights, bf16 in and out. What a pipeline can take from here:
 //!
-//! * `device.rs`: weights packed once (`Device::pack`), a `Plan` for each product, `rmsnorm_quantize`, `add_rmsnorm_quantize` and
+//! * `device.rs`: weights packed once (`DeviceWeights::pack`), a `Plan` for each product, `rmsnorm_quantize`, `add_rmsnorm_quantize` and
 //!   `silu_mul_quantize` between them, all memory allocated beforehand, eight launches per block (more where K is split);
 //! * where its own attention goes: `Attention`. Here each row is a sequence of one token, whose attention is its values;
 //! * `block.rs`: the same on the CPU.

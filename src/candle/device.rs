@@ -2,7 +2,7 @@
 
 use super::dtype::by_dtype;
 use super::Int8Linear;
-use crate::cuda::{self, DeviceElement, Matrix, WeightOrder};
+use crate::cuda::{self, DeviceElement, DeviceLinear, Matrix, WeightOrder};
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::CudaDType;
 use candle_core::{CpuStorage, CudaDevice, CudaStorage, CustomOp1, Layout, Result, Shape};
@@ -56,9 +56,9 @@ fn from_floats<T: Float>(weight: &Tensor, bias: Option<&Tensor>) -> Result<Int8L
     let bias = bias.map(|b| copy::<T>(b)).transpose()?;
     let weight = elements::<T>(storage, layout)?;
     let weight = Matrix::new(&weight, n, k);
-    let layer = cuda::Int8Linear::from_float(&device, &stream, weight, WeightOrder::Outputs, bias)
+    let layer = DeviceLinear::from_float(&device, &stream, weight, WeightOrder::Outputs)
         .map_err(Error::wrap)?;
-    Ok(on_device(layer))
+    with_bias(layer, bias).map(on_device)
 }
 
 /// A bias of the layer's own.
@@ -89,7 +89,7 @@ fn int8_layer(
     weight: ArrayView2<'_, i8>,
     scales: &[f32],
     bias: Option<ArrayView1<'_, f32>>,
-) -> Result<cuda::Int8Linear> {
+) -> Result<DeviceLinear> {
     let (n, k) = weight.dim();
     let stream = device.cuda_stream();
     let loaded = device_of(stream.context())?;
@@ -99,7 +99,15 @@ fn int8_layer(
     let bias: Option<CudaSlice<f32>> = bias.map_err(Error::wrap)?;
     let weight = Matrix::new(&weight, n, k);
     let order = WeightOrder::Outputs;
-    cuda::Int8Linear::from_int8(&loaded, &stream, weight, order, scales, bias).map_err(Error::wrap)
+    let layer = DeviceLinear::from_int8(&loaded, &stream, weight, order, scales);
+    with_bias(layer.map_err(Error::wrap)?, bias)
+}
+
+fn with_bias<T: Float>(layer: DeviceLinear, bias: Option<CudaSlice<T>>) -> Result<DeviceLinear> {
+    match bias {
+        Some(bias) => layer.with_bias(T::owned(bias)).map_err(Error::wrap),
+        None => Ok(layer),
+    }
 }
 
 /// A layer of a checkpoint.
@@ -118,7 +126,7 @@ pub(super) fn from_checkpoint(
             scales,
             zero_points: None,
         } => (data, scales),
-        StoredWeight::Grouped { size, .. } => candle_core::bail!(
+        StoredWeight::Groupwise { size, .. } => candle_core::bail!(
             "{}: {prefix}.weight has a scale for every {size} inputs, expected one an output",
             checkpoint.path().display()
         ),
@@ -142,13 +150,13 @@ pub(super) fn from_checkpoint(
     Ok(on_device(layer))
 }
 
-fn on_device(layer: cuda::Int8Linear) -> Int8Linear {
+fn on_device(layer: DeviceLinear) -> Int8Linear {
     let (inputs, outputs) = (layer.weights().k(), layer.weights().n());
     Int8Linear::new(OnDevice(layer), inputs, outputs)
 }
 
 /// What the layer does to tensors of its device.
-struct OnDevice(cuda::Int8Linear);
+struct OnDevice(DeviceLinear);
 
 impl CustomOp1 for OnDevice {
     fn name(&self) -> &'static str {
@@ -164,7 +172,7 @@ impl CustomOp1 for OnDevice {
 
     fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         fn run<T: Float>(
-            layer: &cuda::Int8Linear,
+            layer: &DeviceLinear,
             storage: &CudaStorage,
             layout: &Layout,
         ) -> Result<(CudaStorage, Shape)> {

@@ -4,10 +4,9 @@ use super::error::CheckpointError;
 use super::file::RawTensor;
 use super::scheme::{Group, Layer};
 use super::Checkpoint;
-use crate::cpu::Cpu;
 use crate::error::Error;
 use crate::gemm::{ActivationQuant, Backend};
-use crate::ops::{default_backend, GroupedLinear, Int8Linear};
+use crate::ops::{default_backend, Int8Linear};
 use ndarray::{Array2, ArrayView1};
 use safetensors::Dtype;
 use std::path::Path;
@@ -41,7 +40,7 @@ pub enum StoredWeight {
         zero_points: Option<Vec<i8>>,
     },
     /// Integers that stand for `q * scale`, with a scale for each output and each group of inputs.
-    Grouped {
+    Groupwise {
         /// The integers.
         data: Array2<i8>,
         /// The scales, `[N, K / size rounded up]`.
@@ -64,7 +63,7 @@ impl StoredWeight {
                 let zero = zero_points.as_ref().map_or(0, |z| i16::from(z[j]));
                 f32::from(i16::from(data[[j, i]]) - zero) * scales[j]
             }),
-            StoredWeight::Grouped { data, scales, size } => {
+            StoredWeight::Groupwise { data, scales, size } => {
                 Array2::from_shape_fn(data.dim(), |(j, i)| {
                     f32::from(data[[j, i]]) * scales[[j, i / size]]
                 })
@@ -77,9 +76,9 @@ impl StoredLinear {
     /// The layer on a backend of choice; float weights are quantised per output.
     ///
     /// # Errors
-    /// As [`Int8Linear::from_float_on`], [`Int8Linear::from_int8_asymmetric`] and
-    /// [`Int8Linear::with_activation_quant`].
-    pub fn into_linear(self, backend: Arc<dyn Backend>) -> crate::Result<Int8Linear> {
+    /// As [`Int8Linear::from_float_on`], [`Int8Linear::from_int8_asymmetric_on`],
+    /// [`Int8Linear::from_int8_groupwise_on`] and [`Int8Linear::with_activation_quant`].
+    pub fn into_linear_on(self, backend: Arc<dyn Backend>) -> crate::Result<Int8Linear> {
         let bias = self.bias.as_deref().map(ArrayView1::from);
         let layer = match &self.weight {
             StoredWeight::Float(w) => Int8Linear::from_float_on(backend, w.view(), bias),
@@ -92,39 +91,12 @@ impl StoredLinear {
                 data,
                 scales,
                 zero_points: Some(zero),
-            } => Int8Linear::from_int8_asymmetric(backend, data.view(), scales, zero, bias),
-            StoredWeight::Grouped { size, .. } => Err(Error::Value {
-                what: "the weight",
-                found: format!("one with a scale for every {size} inputs"),
-                expected: "one scale per output; GroupedLinear takes groups".into(),
-            }),
+            } => Int8Linear::from_int8_asymmetric_on(backend, data.view(), scales, zero, bias),
+            StoredWeight::Groupwise { data, scales, size } => {
+                Int8Linear::from_int8_groupwise_on(backend, data.view(), scales.view(), *size, bias)
+            }
         }?;
         layer.with_activation_quant(self.input)
-    }
-
-    /// The layer of a weight that has a scale for each group of inputs, on a CPU backend of choice.
-    ///
-    /// # Errors
-    /// [`Error::Value`] for a weight with one scale per output, or of floats, which [`into_linear`](Self::into_linear) takes, and for
-    /// inputs that are not quantised per token; otherwise as [`GroupedLinear::from_int8`].
-    pub fn into_grouped(self, cpu: Cpu) -> crate::Result<GroupedLinear> {
-        let StoredWeight::Grouped { data, scales, size } = &self.weight else {
-            return Err(Error::Value {
-                what: "the weight",
-                found: "one without groups of inputs".into(),
-                expected: "a scale for every 32, 64 or 128 inputs; Int8Linear takes others".into(),
-            });
-        };
-        if self.input != ActivationQuant::PerToken {
-            return Err(Error::Value {
-                what: "the inputs' quantisation",
-                found: format!("{:?}", self.input),
-                expected: "dynamic and symmetric per token, which is all that GroupedLinear has"
-                    .into(),
-            });
-        }
-        let bias = self.bias.as_deref().map(ArrayView1::from);
-        GroupedLinear::from_int8(cpu, data.view(), scales.view(), *size, bias)
     }
 }
 
@@ -139,6 +111,8 @@ impl Int8Linear {
     /// use imma::Int8Linear;
     /// let layer = Int8Linear::from_checkpoint("tests/data/checkpoints/ct_dynamic", "up")?;
     /// assert_eq!((layer.inputs(), layer.outputs()), (24, 40));
+    /// let layer = Int8Linear::from_checkpoint("tests/data/checkpoints/ct_group", "up")?;
+    /// assert_eq!((layer.inputs(), layer.outputs(), layer.group_size()), (64, 96, Some(32)));
     /// # Ok::<(), imma::checkpoint::CheckpointError>(())
     /// ```
     pub fn from_checkpoint(path: impl AsRef<Path>, prefix: &str) -> Result<Self, CheckpointError> {
@@ -146,38 +120,7 @@ impl Int8Linear {
     }
 }
 
-impl GroupedLinear {
-    /// The linear layer `prefix` of a checkpoint whose weights have a scale for each group of inputs (compressed-tensors,
-    /// strategy `group`), for the best kernel of this CPU; see [`Int8Linear::from_checkpoint`].
-    ///
-    /// # Errors
-    /// As there, and when the layer has no groups.
-    ///
-    /// ```
-    /// use imma::GroupedLinear;
-    /// let layer = GroupedLinear::from_checkpoint("tests/data/checkpoints/ct_group", "up")?;
-    /// assert_eq!((layer.inputs(), layer.outputs(), layer.group_size()), (64, 96, 32));
-    /// # Ok::<(), imma::checkpoint::CheckpointError>(())
-    /// ```
-    pub fn from_checkpoint(path: impl AsRef<Path>, prefix: &str) -> Result<Self, CheckpointError> {
-        Checkpoint::open(path)?.grouped_linear_on(Cpu::new(), prefix)
-    }
-}
-
 impl Checkpoint {
-    /// The linear layer `prefix`, whose weight has a scale for each group of inputs, on a CPU backend of choice.
-    ///
-    /// # Errors
-    /// As [`stored_linear`](Self::stored_linear), and [`CheckpointError::Layer`] when the tensors do not make such a layer.
-    pub fn grouped_linear_on(
-        &self,
-        cpu: Cpu,
-        prefix: &str,
-    ) -> Result<GroupedLinear, CheckpointError> {
-        let made = self.stored_linear(prefix)?.into_grouped(cpu);
-        made.map_err(|source| self.no_layer(prefix, source))
-    }
-
     fn no_layer(&self, prefix: &str, source: Error) -> CheckpointError {
         CheckpointError::Layer {
             path: self.path().into(),
@@ -204,7 +147,7 @@ impl Checkpoint {
         prefix: &str,
     ) -> Result<Int8Linear, CheckpointError> {
         let stored = self.stored_linear(prefix)?;
-        let made = stored.into_linear(backend);
+        let made = stored.into_linear_on(backend);
         made.map_err(|source| self.no_layer(prefix, source))
     }
 
@@ -275,7 +218,7 @@ impl Checkpoint {
                 weights_size: Some(size),
                 ..
             }) => {
-                let weight = StoredWeight::Grouped {
+                let weight = StoredWeight::Groupwise {
                     data,
                     scales: self.per_group(&scale, [n, k], *size)?,
                     size: *size,

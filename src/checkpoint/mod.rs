@@ -16,7 +16,7 @@
 //! | format | tensors | weight |
 //! |---|---|---|
 //! | compressed-tensors `int-quantized` (vLLM's W8A8) | `P.weight` I8 `[N, K]`, `P.weight_scale` `[N, 1]` or one; when asymmetric `P.weight_zero_point`; static inputs bring `P.input_scale`, `P.input_zero_point` | `(q - zero_point) * scale` |
-//! | the same with strategy `group` | `P.weight` I8 `[N, K]`, `P.weight_scale` `[N, K / size rounded up]`, size 32, 64 or 128, symmetric; a [`GroupedLinear`](crate::GroupedLinear) | `q * scale` |
+//! | the same with strategy `group` | `P.weight` I8 `[N, K]`, `P.weight_scale` `[N, K / size rounded up]`, size 32, 64 or 128, symmetric; a [group-wise](crate::Int8Linear::from_int8_groupwise) layer | `q * scale` |
 //! | bitsandbytes | `P.weight` I8 `[N, K]`, `P.SCB` F32 `[N]` | `q * (SCB / 127)` |
 //! | floats | `P.weight` F32, F16 or BF16 `[N, K]` | quantised per output when it is loaded |
 //!

@@ -6,7 +6,7 @@ use super::model_plan::ModelPlan;
 use super::model_writer::ModelWriter;
 use super::report::ModelReport;
 use super::{Checkpoint, NamePattern};
-use crate::ops::grouped_linear::check_size;
+use crate::gemm::groupwise::check_size;
 use crate::quant::Calibration;
 use std::path::Path;
 
@@ -20,8 +20,7 @@ pub struct QuantizeOptions {
     pub exclude: Vec<NamePattern>,
     /// How the range of each output's weights is found.
     pub calibration: Calibration,
-    /// How many neighbouring inputs share a scale: 32, 64 or 128; by default all inputs of an output. A checkpoint with
-    /// groups is read by [`GroupedLinear`](crate::GroupedLinear).
+    /// How many neighbouring inputs share a scale: 32, 64 or 128; by default all inputs of an output.
     pub group_size: Option<usize>,
 }
 

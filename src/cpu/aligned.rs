@@ -24,6 +24,12 @@ struct Line([u8; 64]);
 #[cfg(target_os = "linux")]
 const HUGE: usize = 2 << 20;
 
+impl Default for AlignedBytes {
+    fn default() -> Self {
+        Self::zeroed(0)
+    }
+}
+
 impl AlignedBytes {
     pub fn zeroed(len: usize) -> Self {
         AlignedBytes {
@@ -59,6 +65,19 @@ impl AlignedBytes {
             #[cfg(target_os = "linux")]
             Memory::Pages(pages, skip) => &pages[*skip..][..self.len],
         }
+    }
+
+    /// The bytes as words, as many as are whole.
+    pub fn as_words(&self) -> &[u32] {
+        let bytes = self.as_slice();
+        // SAFETY: lines and pages are aligned for words, and any bytes are a word.
+        unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / 4) }
+    }
+
+    pub fn as_mut_words(&mut self) -> &mut [u32] {
+        let bytes = self.as_mut_slice();
+        // SAFETY: as above, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / 4) }
     }
 
     pub fn as_mut_slice(&mut self) -> &mut [u8] {

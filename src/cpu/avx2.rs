@@ -12,6 +12,7 @@ const LAYOUT: Layout = Layout {
     nr: 16,
     kr: 2,
     biased: false,
+    strips: false,
 };
 
 #[derive(Clone, Copy)]

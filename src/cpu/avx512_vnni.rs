@@ -17,6 +17,7 @@ const LAYOUT: Layout = Layout {
     nr: 32,
     kr: 4,
     biased: true,
+    strips: false,
 };
 
 #[derive(Clone, Copy)]

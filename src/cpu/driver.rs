@@ -8,26 +8,32 @@
 //!       for each panel of rows: a tile         for each panel of rows: a tile
 //! ```
 //!
-//! K is never split: a tile's sums stay in registers from the first product to the epilogue, and a panel of
-//! weights is read from memory once a block. Weights that are used once are packed by the task that reads
+//! No task splits K: a tile's sums stay in registers from the first product to the epilogue (AMX cuts K within a block, where
+//! it is long), and a panel of weights is read from memory once a block. Weights that are used once are packed by the task that reads
 //! them when all rows fit one block, so that they stay in its cache.
 
 use super::aligned::AlignedBytes;
-use super::leaf::{Leaf, Trailing, ACC};
+use super::caches::caches;
+use super::engine::{Engine, Place};
+use super::leaf::STRIP_ROWS;
 use super::lhs::LhsBlock;
 use super::rhs::{self, Source, Staging};
-use super::store::{finish_tile, OutMatrix, Output};
+use super::store::{OutMatrix, Output};
 use super::threads::Threads;
-use crate::epilogue::{Epilogue, Resolved, Scales};
+use crate::epilogue::{Epilogue, Host, Resolved, Scales};
 use crate::gemm::Lhs;
 use ndarray::ArrayView2;
 use std::cell::RefCell;
 
-/// Bytes of packed rows that a task holds: half of a typical L2, the rest is for weights.
-const BLOCK_BYTES: usize = 384 << 10;
+/// Bytes of packed strips that a task holds where half of the second level is room for too few rows: the tiles then work
+/// on a part of K at a time.
+const STRIPS_BYTES: usize = 5 << 19;
+/// Rows that are enough for the weights' way from memory not to be waited for by the tiles, and those that they get at most.
+const STRIPS_ROWS: usize = 256;
+const STRIPS_MOST: usize = 1024;
 
 /// What a thread keeps between tasks, up to this many bytes each.
-const KEEP_BYTES: usize = 2 << 20;
+const KEEP_BYTES: usize = 3 << 20;
 
 /// Products below this many multiply-adds stay on the calling thread.
 const SERIAL: usize = 1 << 19;
@@ -37,24 +43,62 @@ thread_local! {
     static PANELS: RefCell<(AlignedBytes, Staging)> = RefCell::new((AlignedBytes::zeroed(0), Staging::default()));
 }
 
-/// Rows a block: a multiple of MR whose packed words fit [`BLOCK_BYTES`], at least one panel.
-fn block_rows<L: Leaf>(k: usize) -> usize {
-    let row_bytes = (L::LAYOUT.groups(k) * 4).max(1);
-    (BLOCK_BYTES / row_bytes / L::MR).clamp(1, 64) * L::MR
+/// Rows a block: a multiple of what is packed together whose packed words fit the budget, at least that many.
+fn block_rows<E: Engine>(k: usize) -> usize {
+    let row_bytes = (E::LAYOUT.groups(k) * 4).max(1);
+    // Half of the second level; the rest is for weights and the output.
+    let resident = caches().second / 2 / row_bytes;
+    if !E::LAYOUT.strips {
+        return (resident / E::MR).clamp(1, 64) * E::MR;
+    }
+    let rows = if resident >= STRIPS_ROWS {
+        resident.min(STRIPS_MOST)
+    } else {
+        let large = STRIPS_BYTES / row_bytes;
+        large.min(STRIPS_ROWS + STRIPS_ROWS / 4).max(resident)
+    };
+    match rows / E::MR {
+        0 => STRIP_ROWS,
+        panels => panels * E::MR,
+    }
+}
+
+/// Rows a task: the same number for each, and several tasks a worker where there are rows for it, as the last one to finish
+/// is waited for.
+fn task_rows<E: Engine>(m: usize, workers: usize, max_rows: usize) -> usize {
+    let enough = if E::LAYOUT.strips {
+        STRIPS_ROWS
+    } else {
+        2 * E::MR
+    };
+    let several: &[usize] = if E::LAYOUT.strips { &[4, 2] } else { &[4] };
+    let each = several.iter().find(|each| m >= **each * enough * workers);
+    let wanted = if workers > 1 {
+        each.unwrap_or(&1) * workers
+    } else {
+        1
+    };
+    let tasks = m.div_ceil(max_rows).max(wanted);
+    let rows = m.div_ceil(tasks.next_multiple_of(workers));
+    if E::LAYOUT.strips {
+        rows.next_multiple_of(E::MR).min(max_rows)
+    } else {
+        rows
+    }
 }
 
 /// Whether all rows go into one block.
-pub(crate) fn one_block<L: Leaf>(m: usize, k: usize) -> bool {
-    m <= block_rows::<L>(k)
+pub(crate) fn one_block<E: Engine>(m: usize, k: usize) -> bool {
+    m <= block_rows::<E>(k)
 }
 
 /// `out = epilogue(lhs x weights)` with packed weights.
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn gemm<L: Leaf, O: Output>(
-    leaf: L,
+pub(crate) fn gemm<E: Engine, O: Output>(
+    engine: E,
     threads: &Threads,
     lhs: &Lhs<'_>,
-    epilogue: &Epilogue<'_>,
+    epilogue: &Epilogue<Host<'_>>,
     resolved: &Resolved<'_>,
     weights: &[u8],
     out: OutMatrix<'_, O>,
@@ -69,57 +113,50 @@ pub(crate) fn gemm<L: Leaf, O: Output>(
     } else {
         threads.count()
     };
-    let max_rows = block_rows::<L>(k);
+    let max_rows = block_rows::<E>(k);
     // Enough rows for every worker to have two panels of its own: split rows.
-    if m > max_rows || (workers > 1 && m >= 2 * L::MR * workers) {
-        // Four tasks a worker where there are rows for it (the last one to finish is waited for), and the same
-        // number for each.
-        let wanted = if m >= 8 * L::MR * workers {
-            4 * workers
-        } else {
-            workers
-        };
-        let tasks = m
-            .div_ceil(max_rows)
-            .max(if workers > 1 { wanted } else { 1 });
-        let rows = m.div_ceil(tasks.next_multiple_of(workers));
+    if m > max_rows || (workers > 1 && m >= 2 * E::MR * workers) {
+        let rows = task_rows::<E>(m, workers, max_rows);
         threads.run(workers, m.div_ceil(rows), |task| {
             let row0 = task * rows;
             let rows = rows.min(m - row0);
             with_block(|block| {
-                block.fill(leaf, lhs, epilogue, row0, rows);
+                block.fill(engine, lhs, epilogue, row0, rows);
+                let place = Place {
+                    row0,
+                    col0: 0,
+                    cols: n,
+                    resolved,
+                    out: &out,
+                };
                 // SAFETY: each task has rows of its own.
-                unsafe { tiles(leaf, block, row0, weights, 0, n, resolved, &out) };
+                unsafe { engine.tiles(block, weights, place) };
             });
         });
         return;
     }
     with_block(|block| {
-        block.fill(leaf, lhs, epilogue, 0, m);
+        block.fill(engine, lhs, epilogue, 0, m);
         let block = &*block;
-        by_columns::<L>(threads, workers, n, |panel0, cols| {
-            let start = panel0 * L::LAYOUT.panel_bytes(k);
-            // SAFETY: each task has columns of its own.
-            unsafe {
-                tiles(
-                    leaf,
-                    block,
-                    0,
-                    &weights[start..],
-                    panel0 * L::LAYOUT.nr,
-                    cols,
-                    resolved,
-                    &out,
-                )
+        by_columns::<E>(threads, workers, n, |panel0, cols| {
+            let start = panel0 * E::LAYOUT.panel_bytes(k);
+            let place = Place {
+                row0: 0,
+                col0: panel0 * E::LAYOUT.nr,
+                cols,
+                resolved,
+                out: &out,
             };
+            // SAFETY: each task has columns of its own.
+            unsafe { engine.tiles(block, &weights[start..], place) };
         });
     });
 }
 
 /// `out = epilogue(lhs x source)` where all rows fit one block and the weights are used once: each task packs
 /// its own panels. The epilogue has no parts by column but the scales found here.
-pub(crate) fn gemm_once<L: Leaf, T: Source, O: Output>(
-    leaf: L,
+pub(crate) fn gemm_once<E: Engine, T: Source, O: Output>(
+    engine: E,
     threads: &Threads,
     lhs: &Lhs<'_>,
     source: &ArrayView2<'_, T>,
@@ -138,23 +175,26 @@ pub(crate) fn gemm_once<L: Leaf, T: Source, O: Output>(
     };
     let epilogue = Epilogue::default();
     with_block(|block| {
-        block.fill(leaf, lhs, &epilogue, 0, m);
+        block.fill(engine, lhs, &epilogue, 0, m);
         let block = &*block;
-        by_columns::<L>(threads, workers, n, |panel0, cols| {
+        by_columns::<E>(threads, workers, n, |panel0, cols| {
             PANELS.with_borrow_mut(|(bytes, staging)| {
                 // A few panels at a time, so that they are still in L2 when they are read.
-                let run = (256 * 1024 / L::LAYOUT.panel_bytes(k).max(1)).clamp(1, 8) * L::LAYOUT.nr;
-                let (first, end) = (panel0 * L::LAYOUT.nr, panel0 * L::LAYOUT.nr + cols);
+                let run = (256 * 1024 / E::LAYOUT.panel_bytes(k).max(1))
+                    .next_multiple_of(E::PANELS)
+                    .clamp(1, 8)
+                    * E::LAYOUT.nr;
+                let (first, end) = (panel0 * E::LAYOUT.nr, panel0 * E::LAYOUT.nr + cols);
                 for col0 in (first..end).step_by(run) {
                     let cols = run.min(end - col0);
                     let (mut multipliers, mut scales) = ([1f32; 8 * 32], [1f32; 8 * 32]);
                     let (multipliers, scales) = (&mut multipliers[..cols], &mut scales[..cols]);
                     if scaled {
-                        rhs::column_scales(leaf, source, col0, multipliers, scales);
+                        rhs::column_scales(engine, source, col0, multipliers, scales);
                     }
-                    bytes.resize(L::LAYOUT.panels(cols) * L::LAYOUT.panel_bytes(k));
+                    bytes.resize(E::LAYOUT.panels(cols) * E::LAYOUT.panel_bytes(k));
                     rhs::pack(
-                        leaf,
+                        engine,
                         source,
                         col0,
                         multipliers,
@@ -169,9 +209,15 @@ pub(crate) fn gemm_once<L: Leaf, T: Source, O: Output>(
                         },
                         ..Resolved::default()
                     };
-                    let out = out.columns_from(col0);
+                    let place = Place {
+                        row0: 0,
+                        col0: 0,
+                        cols,
+                        resolved: &resolved,
+                        out: &out.columns_from(col0),
+                    };
                     // SAFETY: each task has columns of its own.
-                    unsafe { tiles(leaf, block, 0, bytes.as_slice(), 0, cols, &resolved, &out) };
+                    unsafe { engine.tiles(block, bytes.as_slice(), place) };
                 }
                 if bytes.capacity_bytes() > KEEP_BYTES {
                     *bytes = AlignedBytes::zeroed(0);
@@ -182,18 +228,18 @@ pub(crate) fn gemm_once<L: Leaf, T: Source, O: Output>(
 }
 
 /// Packs a whole source; the multipliers of its columns are known, or empty for integers.
-pub(crate) fn pack<L: Leaf, T: Source>(
-    leaf: L,
+pub(crate) fn pack<E: Engine, T: Source>(
+    engine: E,
     threads: &Threads,
     source: &ArrayView2<'_, T>,
     scaled: bool,
 ) -> (AlignedBytes, Vec<f32>) {
     let (k, n) = source.dim();
-    let panel_bytes = L::LAYOUT.panel_bytes(k);
-    let mut bytes = AlignedBytes::zeroed(L::LAYOUT.panels(n) * panel_bytes);
+    let panel_bytes = E::LAYOUT.panel_bytes(k);
+    let mut bytes = AlignedBytes::zeroed(E::LAYOUT.panels(n) * panel_bytes);
     let mut scales = vec![1f32; n];
-    // Four panels a task: strips of whole cache lines a row, and work enough to share.
-    let cols = 4 * L::LAYOUT.nr;
+    // Four panels a task: whole cache lines a row, and work enough to share.
+    let cols = 4 * E::LAYOUT.nr;
     let workers = if n * k < SERIAL / 8 {
         1
     } else {
@@ -216,87 +262,36 @@ pub(crate) fn pack<L: Leaf, T: Source>(
         let mut multipliers = [1f32; 4 * 32];
         let multipliers = &mut multipliers[..scales.len()];
         if scaled {
-            rhs::column_scales(leaf, source, col0, multipliers, scales);
+            rhs::column_scales(engine, source, col0, multipliers, scales);
         }
         PANELS.with_borrow_mut(|(_, staging)| {
-            rhs::pack(leaf, source, col0, multipliers, staging, out)
+            rhs::pack(engine, source, col0, multipliers, staging, out)
         });
     });
     (bytes, scales)
 }
 
 /// Deals runs of panels to workers: `f(first panel, columns)`.
-fn by_columns<L: Leaf>(
+pub(super) fn by_columns<E: Engine>(
     threads: &Threads,
     workers: usize,
     n: usize,
     f: impl Fn(usize, usize) + Sync,
 ) {
-    let panels = L::LAYOUT.panels(n);
+    let panels = E::LAYOUT.panels(n);
     let run = if workers == 1 {
         panels
     } else {
-        panels.div_ceil(workers * 4)
+        panels.div_ceil(workers * 4).next_multiple_of(E::PANELS)
     };
     threads.run(workers, panels.div_ceil(run), |task| {
         let panel0 = task * run;
-        let first = panel0 * L::LAYOUT.nr;
-        f(panel0, (run * L::LAYOUT.nr).min(n - first));
+        let first = panel0 * E::LAYOUT.nr;
+        f(panel0, (run * E::LAYOUT.nr).min(n - first));
     });
 }
 
-/// All tiles of a block of rows and of `cols` columns of packed panels; `col0` is the first one's column in the
-/// product: in the epilogue and, where that does not pair columns, in `out`.
-///
-/// # Safety
-/// No other thread writes these rows and columns of `out` at the same time.
-#[allow(clippy::too_many_arguments)]
-unsafe fn tiles<L: Leaf, O: Output>(
-    leaf: L,
-    block: &LhsBlock,
-    row0: usize,
-    weights: &[u8],
-    col0: usize,
-    cols: usize,
-    resolved: &Resolved<'_>,
-    out: &OutMatrix<'_, O>,
-) {
-    let nr = L::LAYOUT.nr;
-    let panel_bytes = block.groups() * nr * L::LAYOUT.kr;
-    // Two tiles of sums in turn: where the sums are the output, one trails while the next is computed.
-    let mut sums = [[0i32; ACC]; 2];
-    let mut turn = 0;
-    let mut finished = [O::default(); ACC];
-    let mut trailing = Trailing::NONE;
-    for p in 0..L::LAYOUT.panels(cols) {
-        let weights = &weights[p * panel_bytes..][..panel_bytes];
-        let (col, width) = (col0 + p * nr, nr.min(cols - p * nr));
-        for panel in block.panels() {
-            let acc = &mut sums[turn][..panel.m * nr];
-            turn ^= 1;
-            leaf.tile(
-                panel.m,
-                block.groups(),
-                panel.words,
-                weights,
-                panel.init,
-                acc,
-                trailing,
-            );
-            let row = row0 + panel.row;
-            let from = finish_tile(leaf, resolved, &panel, row, col, width, acc, &mut finished);
-            // SAFETY: these sums and `finished` are next written after the tile that copies them, and the elements
-            // lie in the rows and columns that the caller vouches for.
-            trailing = unsafe {
-                let cols = (resolved.halved(col), resolved.halved(width));
-                out.trailing(from, nr, (row, panel.m), cols)
-            };
-        }
-    }
-    trailing.copy();
-}
-
-fn with_block<R>(f: impl FnOnce(&mut LhsBlock) -> R) -> R {
+pub(super) fn with_block<R>(f: impl FnOnce(&mut LhsBlock) -> R) -> R {
     // Taken out while in use: a task may run another one (rayon steals while it waits).
     let mut block = BLOCK.take();
     let result = f(&mut block);

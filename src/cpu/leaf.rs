@@ -25,12 +25,24 @@ pub(crate) struct Layout {
     /// Weights are stored plus 128, as unsigned: `vpdpbusd` multiplies unsigned by signed. Accumulators then
     /// start at `-128 * sum(row)`.
     pub biased: bool,
+    /// Activations lie in strips of [`STRIP_ROWS`] rows, cut into [`STRIP_BYTES`] bytes of each row in turn, and K is padded
+    /// to whole cuts. Otherwise in groups of KR.
+    pub strips: bool,
 }
+
+/// Rows of a strip.
+pub(crate) const STRIP_ROWS: usize = 16;
+/// Bytes of a row that lie together in a strip.
+pub(crate) const STRIP_BYTES: usize = 64;
 
 impl Layout {
     /// Groups that hold `k` values.
     pub fn groups(&self, k: usize) -> usize {
-        k.div_ceil(self.kr)
+        if self.strips {
+            k.div_ceil(STRIP_BYTES) * (STRIP_BYTES / self.kr)
+        } else {
+            k.div_ceil(self.kr)
+        }
     }
 
     /// Bytes of one panel of weights.
@@ -138,7 +150,14 @@ impl Trailing {
         for row in 0..self.rows {
             let (from, to, bytes) = self.row(row);
             // SAFETY: the contract of `new`.
-            unsafe { core::ptr::copy_nonoverlapping(from, to, bytes) };
+            unsafe {
+                // The rows of whole tiles without a call.
+                match bytes {
+                    128 => core::ptr::copy_nonoverlapping(from, to, 128),
+                    64 => core::ptr::copy_nonoverlapping(from, to, 64),
+                    _ => core::ptr::copy_nonoverlapping(from, to, bytes),
+                }
+            }
         }
     }
 }

@@ -1,23 +1,26 @@
 //! The left operand: rows quantised while they are packed.
 
+use super::aligned::AlignedBytes;
+use super::engine::Engine;
 use super::interleave;
-use super::leaf::Leaf;
+use super::leaf::{STRIP_BYTES, STRIP_ROWS};
 use crate::element::{Element, FloatView};
-use crate::epilogue::Epilogue;
+use crate::epilogue::{Epilogue, Host};
 use crate::gemm::{ActivationQuant, Lhs};
 use crate::numerics;
 use ndarray::{ArrayView1, ArrayView2};
 
 /// A block of rows in a leaf's order, with what the epilogue needs to know of each row.
 ///
-/// Rows are dealt evenly to panels of at most MR, so that no panel is left with one row.
+/// Rows are dealt evenly to panels of at most MR, so that no panel is left with one row. Panels of strips are whole but
+/// for the last one, and so are strips: rows after the block's last hold anything.
 #[derive(Default)]
 pub(crate) struct LhsBlock {
     rows: usize,
     groups: usize,
     /// First row of each panel, and one past the last.
     starts: Vec<usize>,
-    words: Vec<u32>,
+    words: AlignedBytes,
     /// Where the sums of each row start: `-128 * sum(row)` for biased weights, else 0.
     init: Vec<i32>,
     scales: Vec<f32>,
@@ -45,44 +48,72 @@ pub(crate) struct LhsPanel<'a> {
 
 impl LhsBlock {
     /// Quantises and packs rows `row0..row0 + rows`.
-    pub fn fill<L: Leaf>(
+    pub fn fill<E: Engine>(
         &mut self,
-        leaf: L,
+        engine: E,
         lhs: &Lhs<'_>,
-        epilogue: &Epilogue<'_>,
+        epilogue: &Epilogue<Host<'_>>,
         row0: usize,
         rows: usize,
     ) {
         let k = lhs.dim().1;
         self.rows = rows;
-        self.groups = L::LAYOUT.groups(k);
-        let panels = rows.div_ceil(L::MR);
+        self.groups = E::LAYOUT.groups(k);
+        let panels = rows.div_ceil(E::MR);
         self.starts.clear();
-        self.starts
-            .extend((0..=panels).map(|p| p * rows / panels.max(1)));
-        grow(&mut self.words, rows * self.groups);
+        if E::LAYOUT.strips {
+            self.starts
+                .extend((0..=panels).map(|p| (p * E::MR).min(rows)));
+            self.words
+                .resize(rows.next_multiple_of(STRIP_ROWS) * self.groups * 4);
+        } else {
+            self.starts
+                .extend((0..=panels).map(|p| p * rows / panels.max(1)));
+            self.words.resize(rows * self.groups * 4);
+        }
         grow(&mut self.init, rows);
         grow(&mut self.scales, rows);
         grow(&mut self.zero_points, rows);
         for p in 0..panels {
             let (first, m) = (self.starts[p], self.starts[p + 1] - self.starts[p]);
-            self.fill_panel(leaf, lhs, epilogue, row0 + first, first, m, k);
+            if E::LAYOUT.strips {
+                self.fill_strips(engine, lhs, epilogue, row0 + first, first, m, k);
+            } else {
+                self.fill_panel(engine, lhs, epilogue, row0 + first, first, m, k);
+            }
         }
     }
 
     /// The panels in order.
     pub fn panels(&self) -> impl Iterator<Item = LhsPanel<'_>> {
-        self.starts.windows(2).map(|span| {
+        let words = self.words.as_words();
+        self.starts.windows(2).map(move |span| {
             let (row, m) = (span[0], span[1] - span[0]);
+            // The last of a block of strips takes all that is left.
+            let end = if span[1] == self.rows {
+                words.len()
+            } else {
+                span[1] * self.groups
+            };
             LhsPanel {
                 row,
                 m,
-                words: &self.words[row * self.groups..][..m * self.groups],
+                words: &words[row * self.groups..end],
                 init: &self.init[row..row + m],
                 scales: &self.scales[row..row + m],
                 zero_points: &self.zero_points[row..row + m],
             }
         })
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Scales and zero points of some rows.
+    pub fn constants(&self, row: usize, rows: usize) -> (&[f32], &[i32]) {
+        let rows = row..row + rows;
+        (&self.scales[rows.clone()], &self.zero_points[rows])
     }
 
     /// Groups of k that each panel holds.
@@ -92,32 +123,32 @@ impl LhsBlock {
 
     /// Words held: what a thread keeps for its next block.
     pub fn capacity_bytes(&self) -> usize {
-        self.words.capacity() * 4
+        self.words.capacity_bytes()
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn fill_panel<L: Leaf>(
+    fn fill_panel<E: Engine>(
         &mut self,
-        leaf: L,
+        engine: E,
         lhs: &Lhs<'_>,
-        epilogue: &Epilogue<'_>,
+        epilogue: &Epilogue<Host<'_>>,
         source: usize,
         first: usize,
         m: usize,
         k: usize,
     ) {
         let groups = self.groups;
-        let stride = (groups * L::LAYOUT.kr).next_multiple_of(64) + 64;
+        let stride = (groups * E::LAYOUT.kr).next_multiple_of(64) + 64;
         let staging = &mut self.staging;
         grow(&mut staging.bytes, m * stride);
         grow(&mut staging.floats, k);
-        let words = &mut self.words[first * groups..][..m * groups];
-        leaf.vectorize(
+        let words = &mut self.words.as_mut_words()[first * groups..][..m * groups];
+        engine.vectorize(
             #[inline(always)]
             || {
                 // Whole rows of integers go straight from where they are.
                 let in_place = |i: usize| match lhs {
-                    Lhs::Int8(view) if L::LAYOUT.kr == 4 && k.is_multiple_of(4) => {
+                    Lhs::Int8(view) if E::LAYOUT.kr == 4 && k.is_multiple_of(4) => {
                         view.row(source + i).to_slice()
                     }
                     _ => None,
@@ -134,25 +165,20 @@ impl LhsBlock {
                             if in_place(i).is_none() {
                                 copy_row(view, source + i, staged);
                             }
-                            let zero_point = match epilogue.row_zero_points {
-                                None => 0,
-                                Some([one]) => *one,
-                                Some(all) => all[source + i],
-                            };
-                            (epilogue.row_scales.at(source + i), zero_point)
+                            integer_constants(epilogue, source + i)
                         }
                         Lhs::Float { data, quant } => {
                             let row = float_row(data, source + i, &mut staging.floats);
                             quantize_row(row, *quant, staged, ahead)
                         }
                     };
-                    self.init[r] = if L::LAYOUT.biased {
+                    self.init[r] = if E::LAYOUT.biased {
                         -128 * interleave::sum(in_place(i).unwrap_or(staged))
                     } else {
                         0
                     };
                 }
-                if L::LAYOUT.kr == 4 {
+                if E::LAYOUT.kr == 4 {
                     let staged = &staging.bytes;
                     let row = |i: usize| in_place(i).unwrap_or(&staged[i * stride..][..stride]);
                     interleave::bytes4(row, m, groups, 0, words);
@@ -162,6 +188,72 @@ impl LhsBlock {
             },
         );
     }
+
+    /// A panel of strips: each row is quantised whole and then dealt out, 64 bytes to each step.
+    #[allow(clippy::too_many_arguments)]
+    fn fill_strips<E: Engine>(
+        &mut self,
+        engine: E,
+        lhs: &Lhs<'_>,
+        epilogue: &Epilogue<Host<'_>>,
+        source: usize,
+        first: usize,
+        m: usize,
+        k: usize,
+    ) {
+        let padded = self.groups * 4;
+        let staging = &mut self.staging;
+        grow(&mut staging.bytes, padded);
+        grow(&mut staging.floats, k);
+        let bytes = &mut self.words.as_mut_slice()[first * padded..];
+        engine.vectorize(
+            #[inline(always)]
+            || {
+                for i in 0..m {
+                    let mut ahead = Ahead::new(lhs, source + i + 1);
+                    let staged = &mut staging.bytes[..padded];
+                    staged[k..].fill(0);
+                    let r = first + i;
+                    let (row, constants) = match lhs {
+                        Lhs::Int8(view) => {
+                            ahead.rest();
+                            let row = match view.row(source + i).to_slice() {
+                                Some(row) if k == padded => row,
+                                _ => {
+                                    copy_row(view, source + i, &mut staged[..k]);
+                                    &*staged
+                                }
+                            };
+                            (row, integer_constants(epilogue, source + i))
+                        }
+                        Lhs::Float { data, quant } => {
+                            let row = float_row(data, source + i, &mut staging.floats);
+                            let constants = quantize_row(row, *quant, &mut staged[..k], ahead);
+                            (&*staged, constants)
+                        }
+                    };
+                    (self.scales[r], self.zero_points[r]) = constants;
+                    let strip = &mut bytes[i / STRIP_ROWS * STRIP_ROWS * padded..];
+                    let steps = strip.chunks_exact_mut(STRIP_ROWS * STRIP_BYTES);
+                    for (step, cut) in steps.zip(row.as_chunks::<STRIP_BYTES>().0) {
+                        let to = &mut step[i % STRIP_ROWS * STRIP_BYTES..][..STRIP_BYTES];
+                        for (to, x) in to.iter_mut().zip(cut) {
+                            *to = *x as u8;
+                        }
+                    }
+                }
+            },
+        );
+    }
+}
+
+/// The scale and zero point of a row of integers.
+#[inline(always)]
+fn integer_constants(epilogue: &Epilogue<Host<'_>>, row: usize) -> (f32, i32) {
+    (
+        epilogue.row_scales.at(row),
+        epilogue.row_zero_points.at(row),
+    )
 }
 
 /// The cache lines of the next row, asked for while this one is worked on: rows lie in pages of their own, where the

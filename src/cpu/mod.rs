@@ -2,22 +2,28 @@
 //!
 //! ```text
 //!   select    which leaf (instruction set) serves
-//!   leaf      the dot-product trait; avx512_vnni, vnni256, avx2, neon, neon_i8mm, portable: its leaves
+//!   engine    what multiplies a block of rows by panels of weights
+//!   leaf      the dot-product trait; avx512_vnni, vnni256, avx2, neon, neon_i8mm, portable: its leaves, each an engine
+//!   amx       the tiles of AMX and their emulation: the other engine
 //!   lhs, rhs  quantise and pack rows, columns        interleave  the byte order of both
 //!   driver    the loops and who runs them            threads     where threads come from
-//!   store     epilogue and output of a tile          grouped     weights with scales along K
-//!   peak      what a leaf reaches at most
+//!   store     epilogue and output of a tile          groupwise   weights with scales along K
+//!   per_row   int8 with a scale a row                peak        what a leaf reaches at most
+//!   caches    sizes that blocks are measured by
 //! ```
 //!
 //! The same bits come out for any leaf, number of threads and way of packing.
 
 mod aligned;
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
+mod caches;
 mod driver;
-mod grouped;
+mod engine;
+mod groupwise;
 mod interleave;
 mod leaf;
 mod lhs;
@@ -26,6 +32,7 @@ mod neon;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon_i8mm;
 mod peak;
+mod per_row;
 mod portable;
 mod rhs;
 mod select;
@@ -34,22 +41,23 @@ mod threads;
 #[cfg(target_arch = "x86_64")]
 mod vnni256;
 
-pub(crate) use grouped::{Finish, GroupedWeights};
+pub use amx::AmxStatus;
 pub use select::LeafInfo;
 
 use crate::element::{DType, FloatView, OutputMut};
-use crate::epilogue::{Epilogue, Resolved, Scales};
+use crate::epilogue::{self, Epilogue, Resolved, Scales};
 use crate::error::{Error, Result};
+use crate::gemm::groupwise::{check_scales, check_size, quantize_groups};
 use crate::gemm::{
-    check_contraction, check_k, quantized, Backend, Gemm, Lhs, PackedWeights, Weights,
+    check_contraction, check_k, Backend, Gemm, Lhs, PackedWeights, WeightScales, Weights,
 };
 use aligned::AlignedBytes;
-use leaf::Leaf;
+use engine::Engine;
 use ndarray::{ArrayView2, ArrayViewMut2};
 use select::{with_leaf, Kernel};
 use std::fmt;
 use std::sync::Arc;
-use store::{OutMatrix, Output};
+use store::{Finished, OutMatrix, Output};
 use threads::Threads;
 
 /// Finished elements below this many are quantised by the calling thread.
@@ -130,10 +138,19 @@ impl Cpu {
 
     /// The leaf in use.
     pub fn leaf(&self) -> &'static str {
-        fn name<L: Leaf>(_: L) -> &'static str {
-            L::NAME
+        fn name<E: Engine>(_: E) -> &'static str {
+            E::NAME
         }
         with_leaf!(self.kernel, leaf => name(leaf))
+    }
+
+    /// Whether this process may use AMX, and if not, why.
+    ///
+    /// ```
+    /// println!("AMX: {}", imma::Cpu::amx());
+    /// ```
+    pub fn amx() -> AmxStatus {
+        amx::status()
     }
 
     /// The number of threads in use.
@@ -160,77 +177,189 @@ impl Cpu {
     }
 
     fn layout(&self) -> leaf::Layout {
-        fn layout<L: Leaf>(_: L) -> leaf::Layout {
-            L::LAYOUT
+        fn layout<E: Engine>(_: E) -> leaf::Layout {
+            E::LAYOUT
         }
         with_leaf!(self.kernel, leaf => layout(leaf))
+    }
+
+    /// The order in which this backend reads weights: the leaf of its engine multiplies group-wise ones, whose groups may
+    /// start anywhere.
+    fn layout_of(&self, groupwise: bool) -> &'static str {
+        fn leaf<E: Engine>(_: E) -> &'static str {
+            <E::Leaf as leaf::Leaf>::LAYOUT.name
+        }
+        if groupwise {
+            with_leaf!(self.kernel, engine => leaf(engine))
+        } else {
+            self.layout().name
+        }
     }
 
     /// `column_sums`: what products with zero points need, one more pass over the packed bytes.
     fn pack_with(&self, weights: Weights<'_>, column_sums: bool) -> Result<PackedWeights> {
         let (k, n) = weights.dim();
         check_k(k, false)?;
-        let threads = &self.threads;
-        let (bytes, scales) = with_leaf!(self.kernel, leaf => match &weights {
-            Weights::Int8(w) => (driver::pack(leaf, threads, w, false).0, None),
-            Weights::Float(FloatView::F32(w)) => some(driver::pack(leaf, threads, w, true)),
-            Weights::Float(FloatView::F16(w)) => some(driver::pack(leaf, threads, w, true)),
-            Weights::Float(FloatView::BF16(w)) => some(driver::pack(leaf, threads, w, true)),
-        });
+        let (bytes, scales) = match &weights {
+            Weights::Int8(w) => (self.pack_int8(w), WeightScales::None),
+            Weights::Float(FloatView::F32(w)) => self.pack_floats(w),
+            Weights::Float(FloatView::F16(w)) => self.pack_floats(w),
+            Weights::Float(FloatView::BF16(w)) => self.pack_floats(w),
+            Weights::Int8Groupwise { data, scales, size } => {
+                check_size(*size)?;
+                check_scales("pack", scales, [k.div_ceil(*size), n])?;
+                let scales = WeightScales::per_group(*size, scales.view());
+                (self.pack_groupwise(data), scales)
+            }
+            Weights::FloatGroupwise { data, size } => match data {
+                FloatView::F32(w) => self.pack_groups(w, *size)?,
+                FloatView::F16(w) => self.pack_groups(w, *size)?,
+                FloatView::BF16(w) => self.pack_groups(w, *size)?,
+            },
+        };
+        let groupwise = matches!(scales, WeightScales::PerGroup { .. });
         let mut col_sums = vec![0; if column_sums { n } else { 0 }];
-        with_leaf!(self.kernel, leaf => rhs::column_sums(leaf, k, bytes.as_slice(), &mut col_sums));
+        let sums = &mut col_sums;
+        if groupwise {
+            with_leaf!(self.kernel, leaf => rhs::column_sums(leaf.leaf(), k, bytes.as_slice(), sums));
+        } else {
+            with_leaf!(self.kernel, leaf => rhs::column_sums(leaf, k, bytes.as_slice(), sums));
+        }
         Ok(PackedWeights {
             k,
             n,
-            layout: self.layout().name,
+            layout: self.layout_of(groupwise),
             bytes: bytes.as_slice().len(),
-            scales: scales.map(Into::into),
+            scales,
             col_sums: col_sums.into(),
             storage: Arc::new(bytes),
         })
     }
 
-    fn run<O: Output>(&self, gemm: &Gemm<'_>, out: ArrayViewMut2<'_, O>) -> Result<()> {
-        let weights = &gemm.weights;
+    fn pack_int8(&self, w: &ArrayView2<'_, i8>) -> AlignedBytes {
+        let threads = &self.threads;
+        with_leaf!(self.kernel, leaf => driver::pack(leaf, threads, w, false).0)
+    }
+
+    fn pack_floats<T: rhs::Source>(&self, w: &ArrayView2<'_, T>) -> (AlignedBytes, WeightScales) {
+        let threads = &self.threads;
+        let (bytes, scales) = with_leaf!(self.kernel, leaf => driver::pack(leaf, threads, w, true));
+        (bytes, WeightScales::PerColumn(scales.into()))
+    }
+
+    /// The same for weights with scale groups.
+    fn pack_groupwise(&self, w: &ArrayView2<'_, i8>) -> AlignedBytes {
+        let threads = &self.threads;
+        with_leaf!(self.kernel, leaf => driver::pack(leaf.leaf(), threads, w, false).0)
+    }
+
+    fn pack_groups<T: crate::Element>(
+        &self,
+        w: &ArrayView2<'_, T>,
+        size: usize,
+    ) -> Result<(AlignedBytes, WeightScales)> {
+        let (q, scales) = quantize_groups(w.t(), size)?;
+        let bytes = self.pack_groupwise(&q.t());
+        Ok((bytes, WeightScales::per_group(size, scales.t())))
+    }
+
+    /// A product that is finished in f32: weights with scales a column, or a scale group.
+    fn run_finished<O: Finished>(&self, gemm: &Gemm<'_>, out: ArrayViewMut2<'_, O>) -> Result<()> {
+        let WeightScales::PerGroup { size, scales } = &gemm.weights.scales else {
+            return self.run(gemm, out);
+        };
+        let groups = groupwise::Groups {
+            size: *size,
+            bytes: self.bytes(&gemm.weights)?,
+            scales: scales.view(),
+        };
+        let bias = gemm.epilogue.bias.map(|b| b.to_f32_vec());
+        let resolved = self.resolved(gemm, bias.as_deref());
+        let (threads, out) = (&self.threads, OutMatrix::new(out));
+        with_leaf!(self.kernel, leaf => {
+            groupwise::gemm(leaf.leaf(), threads, gemm, &groups, &resolved, out)
+        });
+        Ok(())
+    }
+
+    /// The bytes of weights that were packed for this leaf's layout.
+    fn bytes<'w>(&self, weights: &'w PackedWeights) -> Result<&'w [u8]> {
         let storage = weights.storage.downcast_ref::<AlignedBytes>();
-        let (Some(bytes), true) = (storage, weights.layout == self.layout().name) else {
+        let expected = self.layout_of(weights.group_size().is_some());
+        let (Some(bytes), true) = (storage, weights.layout == expected) else {
             return Err(Error::PackedElsewhere {
                 found: weights.layout.into(),
-                expected: self.layout().name.into(),
+                expected: expected.into(),
             });
         };
-        let (m, n, k) = gemm.mnk();
-        let epilogue = &gemm.epilogue;
-        let bias = epilogue.bias.map(|b| b.to_f32_vec());
-        let zero_points = epilogue.row_zero_points.is_some() || gemm.lhs.has_zero_points();
-        let resolved = Resolved {
+        Ok(bytes.as_slice())
+    }
+
+    fn resolved<'g>(&self, gemm: &'g Gemm<'_>, bias: Option<&'g [f32]>) -> Resolved<'g> {
+        let (epilogue, weights) = (&gemm.epilogue, &gemm.weights);
+        let zero_points = !epilogue.row_zero_points.is_none() || gemm.lhs.has_zero_points();
+        Resolved {
             col_scales: match epilogue.col_scales {
                 Scales::None => weights.epilogue_scales(),
                 given => given,
             },
             col_sums: zero_points.then(|| weights.col_sums()),
-            bias: bias.as_deref(),
+            bias,
             activation: epilogue.activation,
             gated: epilogue.gated,
             residual: epilogue.residual.as_ref().map(FloatView::view),
-            out_multiplier: epilogue.out_scale.map_or(1.0, |s| 1.0 / s),
-        };
+            out_multiplier: match epilogue.output {
+                epilogue::Output::Int8 { scale } => 1.0 / scale,
+                _ => 1.0,
+            },
+        }
+    }
+
+    fn run<O: Output>(&self, gemm: &Gemm<'_>, out: ArrayViewMut2<'_, O>) -> Result<()> {
+        let bytes = self.bytes(&gemm.weights)?;
+        let (m, n, k) = gemm.mnk();
+        let epilogue = &gemm.epilogue;
+        let bias = epilogue.bias.map(|b| b.to_f32_vec());
+        let resolved = self.resolved(gemm, bias.as_deref());
         debug_assert_eq!(
-            bytes.as_slice().len(),
+            bytes.len(),
             self.layout().panels(n) * self.layout().panel_bytes(k)
         );
         let (threads, out) = (&self.threads, OutMatrix::new(out));
         debug_assert!(m == 0 || gemm.lhs.dim().0 == m);
         with_leaf!(self.kernel, leaf => {
-            driver::gemm(leaf, threads, &gemm.lhs, epilogue, &resolved, bytes.as_slice(), out, n)
+            driver::gemm(leaf, threads, &gemm.lhs, epilogue, &resolved, bytes, out, n)
         });
         Ok(())
     }
 
+    fn run_per_row(
+        &self,
+        gemm: &Gemm<'_>,
+        out: ArrayViewMut2<'_, i8>,
+        scales: &mut [f32],
+    ) -> Result<()> {
+        let cols = out.ncols();
+        let product = |gemm: &Gemm<'_>, floats: OutputMut<'_>| self.gemm(gemm, floats);
+        per_row::gemm(gemm, out, scales, product, |rows| {
+            let workers = if rows.len() * cols < ALONE {
+                1
+            } else {
+                self.threads()
+            };
+            with_leaf!(self.kernel, leaf => self.threads.run_each(workers, rows, |_, row| {
+                leaf.vectorize(
+                    #[inline(always)]
+                    || row.quantize()
+                )
+            }));
+        })
+    }
+
     /// Whether `m` rows are few enough that weights used once are packed by the tasks that read them.
     fn once(&self, m: usize, k: usize) -> bool {
-        fn one_block<L: Leaf>(_: L, m: usize, k: usize) -> bool {
-            driver::one_block::<L>(m, k)
+        fn one_block<E: Engine>(_: E, m: usize, k: usize) -> bool {
+            driver::one_block::<E>(m, k)
         }
         with_leaf!(self.kernel, leaf => one_block(leaf, m, k))
     }
@@ -247,10 +376,6 @@ impl Cpu {
     }
 }
 
-fn some((bytes, scales): (AlignedBytes, Vec<f32>)) -> (AlignedBytes, Option<Vec<f32>>) {
-    (bytes, Some(scales))
-}
-
 impl Backend for Cpu {
     fn name(&self) -> String {
         "cpu".into()
@@ -265,37 +390,20 @@ impl Backend for Cpu {
     }
 
     fn gemm(&self, gemm: &Gemm<'_>, out: OutputMut<'_>) -> Result<()> {
-        gemm.check_output(out.dim(), out.strides(), out.dtype())?;
+        gemm.check_output(&out)?;
         match out {
-            OutputMut::F32(out) => self.run(gemm, out),
-            OutputMut::F16(out) => self.run(gemm, out),
-            OutputMut::BF16(out) => self.run(gemm, out),
+            OutputMut::F32(out) => self.run_finished(gemm, out),
+            OutputMut::F16(out) => self.run_finished(gemm, out),
+            OutputMut::BF16(out) => self.run_finished(gemm, out),
+            // Raw sums: never of scale groups.
             OutputMut::I32(out) => self.run(gemm, out),
-            OutputMut::I8(out) => self.run(gemm, out),
+            OutputMut::I8(out) => self.run_finished(gemm, out),
+            OutputMut::I8PerRow { data, scales } => self.run_per_row(gemm, data, scales),
         }
     }
 
-    fn gemm_quantized(
-        &self,
-        gemm: &Gemm<'_>,
-        out: ArrayViewMut2<'_, i8>,
-        scales: &mut [f32],
-    ) -> Result<()> {
-        let cols = out.ncols();
-        let product = |gemm: &Gemm<'_>, floats: OutputMut<'_>| self.gemm(gemm, floats);
-        quantized::gemm(gemm, out, scales, product, |rows| {
-            let workers = if rows.len() * cols < ALONE {
-                1
-            } else {
-                self.threads()
-            };
-            with_leaf!(self.kernel, leaf => self.threads.run_each(workers, rows, |_, row| {
-                leaf.vectorize(
-                    #[inline(always)]
-                    || row.quantize()
-                )
-            }));
-        })
+    fn activate(&self, activation: crate::Activation, x: &mut [f32]) {
+        Cpu::activate(self, activation, x);
     }
 
     fn matmul_int8(
@@ -313,7 +421,7 @@ impl Backend for Cpu {
             return Ok(());
         }
         let packed = self.pack_with(Weights::Int8(rhs), false)?;
-        let gemm = Gemm::new(Lhs::Int8(lhs), &packed, Epilogue::default())?;
+        let gemm = Gemm::new(Lhs::Int8(lhs), &packed, Epilogue::to(epilogue::Output::Raw))?;
         self.gemm(&gemm, OutputMut::I32(out))
     }
 
@@ -346,12 +454,15 @@ impl Backend for Cpu {
                 OutputMut::F32(out) => run!(out),
                 OutputMut::F16(out) => run!(out),
                 OutputMut::BF16(out) => run!(out),
-                OutputMut::I32(_) | OutputMut::I8(_) => unreachable!("asked above"),
+                OutputMut::I32(_) | OutputMut::I8(_) | OutputMut::I8PerRow { .. } => {
+                    unreachable!("asked above")
+                }
             }
             return Ok(());
         }
         let packed = self.pack_with(Weights::Float(rhs), false)?;
-        let gemm = Gemm::new(lhs, &packed, Epilogue::default())?;
+        let epilogue = Epilogue::to(epilogue::Output::for_place(&out)?);
+        let gemm = Gemm::new(lhs, &packed, epilogue)?;
         self.gemm(&gemm, out)
     }
 }

@@ -1,5 +1,6 @@
 //! What a leaf reaches when nothing but its dot products costs anything.
 
+use super::engine::Engine;
 use super::leaf::{Leaf, Trailing};
 use super::select::with_leaf;
 use super::Cpu;
@@ -21,7 +22,7 @@ impl Cpu {
     /// # Ok::<(), imma::Error>(())
     /// ```
     pub fn peak(&self, seconds: f64) -> f64 {
-        let one = || with_leaf!(self.kernel, leaf => rate(leaf, seconds));
+        let one = || with_leaf!(self.kernel, leaf => leaf.rate(seconds));
         std::thread::scope(|scope| {
             let others: Vec<_> = (1..self.threads()).map(|_| scope.spawn(one)).collect();
             let own = one();
@@ -34,7 +35,7 @@ impl Cpu {
 }
 
 /// The best of several rounds on this thread.
-fn rate<L: Leaf>(leaf: L, seconds: f64) -> f64 {
+pub(crate) fn of_leaf<L: Leaf>(leaf: L, seconds: f64) -> f64 {
     let (kr, nr) = (L::LAYOUT.kr, L::LAYOUT.nr);
     let groups = CACHE / (4 * L::MR + nr * kr);
     let lhs = vec![0x0102_7f80_u32; groups * L::MR];

@@ -8,6 +8,7 @@ pub(crate) const N8K4: Layout = Layout {
     nr: 8,
     kr: 4,
     biased: false,
+    strips: false,
 };
 
 #[derive(Clone, Copy)]

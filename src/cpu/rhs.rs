@@ -8,8 +8,9 @@
 //! Two orders of the source have a path of their own: row-major `[K, N]` (KR rows are zipped into words) and
 //! K-major (each column contiguous, as `[N, K]` weights are). Any other is gathered a column at a time.
 
+use super::engine::Engine;
 use super::interleave;
-use super::leaf::{Layout, Leaf};
+use super::leaf::Layout;
 use super::lhs::grow;
 use crate::element::Element;
 use crate::numerics;
@@ -52,15 +53,15 @@ float_source!(f32, half::f16, half::bf16);
 
 /// Columns `cols` of a source, per-channel constants first: `(multiplier, scale)` of each column.
 #[inline(always)]
-pub(crate) fn column_scales<T: Source, L: Leaf>(
-    leaf: L,
+pub(crate) fn column_scales<T: Source, E: Engine>(
+    engine: E,
     source: &ArrayView2<'_, T>,
     col0: usize,
     multipliers: &mut [f32],
     scales: &mut [f32],
 ) {
     let n = scales.len();
-    leaf.vectorize(
+    engine.vectorize(
         #[inline(always)]
         || {
             // The scales' memory first holds the magnitudes, as bit patterns.
@@ -112,8 +113,8 @@ pub(crate) struct Staging {
 /// Packs the panels that start at column `col0` (a multiple of NR from where `out` starts) into `out`, which
 /// holds whole panels; columns beyond the source's end are zeros. `multipliers` has one entry a column from
 /// `col0` on (ignored for integers, may then be empty).
-pub(crate) fn pack<T: Source, L: Leaf>(
-    leaf: L,
+pub(crate) fn pack<T: Source, E: Engine>(
+    engine: E,
     source: &ArrayView2<'_, T>,
     col0: usize,
     multipliers: &[f32],
@@ -121,21 +122,21 @@ pub(crate) fn pack<T: Source, L: Leaf>(
     out: &mut [u8],
 ) {
     let (k, n) = source.dim();
-    let panel_bytes = L::LAYOUT.panel_bytes(k);
+    let panel_bytes = E::LAYOUT.panel_bytes(k);
     if panel_bytes == 0 {
         return;
     }
     let panels = out.len() / panel_bytes;
     let row_major = source.strides()[1] == 1;
-    leaf.vectorize(
+    engine.vectorize(
         #[inline(always)]
         || {
             if !row_major {
                 for (p, out) in out.chunks_exact_mut(panel_bytes).enumerate() {
-                    let first = col0 + p * L::LAYOUT.nr;
-                    let cols = L::LAYOUT.nr.min(n - first);
-                    let multipliers = multipliers.get(p * L::LAYOUT.nr..).unwrap_or(&[]);
-                    pack_columns(L::LAYOUT, source, first, cols, multipliers, staging, out);
+                    let first = col0 + p * E::LAYOUT.nr;
+                    let cols = E::LAYOUT.nr.min(n - first);
+                    let multipliers = multipliers.get(p * E::LAYOUT.nr..).unwrap_or(&[]);
+                    pack_columns(E::LAYOUT, source, first, cols, multipliers, staging, out);
                 }
                 return;
             }
@@ -146,13 +147,13 @@ pub(crate) fn pack<T: Source, L: Leaf>(
             while k0 < k {
                 let strip = STRIP.min(k - k0);
                 for p in 0..panels {
-                    let first = col0 + p * L::LAYOUT.nr;
-                    let cols = L::LAYOUT.nr.min(n - first);
-                    let multipliers = multipliers.get(p * L::LAYOUT.nr..).unwrap_or(&[]);
-                    let start = p * panel_bytes + k0 * L::LAYOUT.nr;
-                    let len = L::LAYOUT.groups(strip) * L::LAYOUT.nr * L::LAYOUT.kr;
+                    let first = col0 + p * E::LAYOUT.nr;
+                    let cols = E::LAYOUT.nr.min(n - first);
+                    let multipliers = multipliers.get(p * E::LAYOUT.nr..).unwrap_or(&[]);
+                    let start = p * panel_bytes + k0 * E::LAYOUT.nr;
+                    let len = E::LAYOUT.groups(strip) * E::LAYOUT.nr * E::LAYOUT.kr;
                     let out = &mut out[start..start + len];
-                    pack_rows(L::LAYOUT, source, k0, strip, first, cols, multipliers, out);
+                    pack_rows(E::LAYOUT, source, k0, strip, first, cols, multipliers, out);
                 }
                 k0 += STRIP;
             }
@@ -328,15 +329,15 @@ fn quantize_column<T: Source>(column: ArrayView1<'_, T>, multiplier: f32, out: &
 }
 
 /// Adds up each column of packed panels; `sums` has one entry a column, padding excluded.
-pub(crate) fn column_sums<L: Leaf>(leaf: L, k: usize, packed: &[u8], sums: &mut [i32]) {
-    let Layout { nr, kr, biased, .. } = L::LAYOUT;
-    let panel_bytes = L::LAYOUT.panel_bytes(k);
+pub(crate) fn column_sums<E: Engine>(engine: E, k: usize, packed: &[u8], sums: &mut [i32]) {
+    let Layout { nr, kr, biased, .. } = E::LAYOUT;
+    let panel_bytes = E::LAYOUT.panel_bytes(k);
     if panel_bytes == 0 {
         sums.fill(0);
         return;
     }
     let flip = if biased { 0x80 } else { 0 };
-    leaf.vectorize(
+    engine.vectorize(
         #[inline(always)]
         || {
             for (panel, sums) in packed.chunks_exact(panel_bytes).zip(sums.chunks_mut(nr)) {

@@ -1,6 +1,7 @@
 //! Which leaf serves: the best one this CPU has, or one forced by name.
 
-use super::leaf::Leaf;
+use super::amx::AmxEmulated;
+use super::engine::Engine;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 use super::neon::{Neon, NeonDot};
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
@@ -8,6 +9,7 @@ use super::neon_i8mm::NeonI8mm;
 use super::portable::Portable;
 #[cfg(target_arch = "x86_64")]
 use super::{
+    amx::Amx,
     avx2::Avx2,
     avx512_vnni::Avx512Vnni,
     vnni256::{Avx512VlVnni, AvxVnni},
@@ -34,7 +36,7 @@ macro_rules! kernels {
             /// The best leaf of this CPU.
             pub fn best() -> Self {
                 $($(#[$cfg])* {
-                    if let Some(leaf) = $leaf::new() {
+                    if let Some(leaf) = <$leaf as Engine>::new() {
                         return Kernel::$leaf(leaf);
                     }
                 })*
@@ -44,8 +46,8 @@ macro_rules! kernels {
             /// The leaf of that name, where this CPU has it.
             pub fn by_name(name: &str) -> Option<Self> {
                 $($(#[$cfg])* {
-                    if name == $leaf::NAME {
-                        return $leaf::new().map(Kernel::$leaf);
+                    if name == <$leaf as Engine>::NAME {
+                        return <$leaf as Engine>::new().map(Kernel::$leaf);
                     }
                 })*
                 None
@@ -54,8 +56,8 @@ macro_rules! kernels {
             /// Every leaf of this build, best first.
             pub fn all() -> Vec<LeafInfo> {
                 vec![$($(#[$cfg])* LeafInfo {
-                    name: $leaf::NAME,
-                    available: $leaf::new().is_some(),
+                    name: <$leaf as Engine>::NAME,
+                    available: <$leaf as Engine>::new().is_some(),
                 }),*]
             }
         }
@@ -74,6 +76,8 @@ macro_rules! kernels {
 
 kernels! {
     #[cfg(target_arch = "x86_64")]
+    Amx,
+    #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
     #[cfg(target_arch = "x86_64")]
     AvxVnni,
@@ -88,4 +92,6 @@ kernels! {
     #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
     Neon,
     Portable,
+    // Never the best: the portable leaf comes before it and runs everywhere.
+    AmxEmulated,
 }

@@ -34,12 +34,24 @@ fn by_floats<O>(
     }
 }
 
+/// An output that is made of finished floats, one by one.
+pub(crate) trait Finished: Output {
+    /// What a finished float becomes.
+    fn finished(epilogue: &Resolved<'_>, v: f32) -> Self;
+}
+
 macro_rules! float_output {
     ($($t:ty),*) => {$(
+        impl Finished for $t {
+            #[inline(always)]
+            fn finished(_: &Resolved<'_>, v: f32) -> Self {
+                <$t as Element>::from_f32(v)
+            }
+        }
         impl Output for $t {
             #[inline(always)]
             fn finish(epilogue: &Resolved<'_>, tile: &Tile<'_>, acc: &mut [i32], out: &mut [Self; ACC]) {
-                by_floats(epilogue, tile, acc, out, <$t as Element>::from_f32);
+                by_floats(epilogue, tile, acc, out, |v| Self::finished(epilogue, v));
             }
         }
     )*};
@@ -49,10 +61,14 @@ float_output!(half::f16, half::bf16);
 impl Output for i8 {
     #[inline(always)]
     fn finish(epilogue: &Resolved<'_>, tile: &Tile<'_>, acc: &mut [i32], out: &mut [Self; ACC]) {
-        let multiplier = epilogue.out_multiplier;
-        by_floats(epilogue, tile, acc, out, |x| {
-            numerics::quantize(x * multiplier)
-        });
+        by_floats(epilogue, tile, acc, out, |v| Self::finished(epilogue, v));
+    }
+}
+
+impl Finished for i8 {
+    #[inline(always)]
+    fn finished(epilogue: &Resolved<'_>, v: f32) -> Self {
+        numerics::quantize(v * epilogue.out_multiplier)
     }
 }
 
@@ -62,6 +78,13 @@ impl Output for i32 {
     #[inline(always)]
     fn finish(epilogue: &Resolved<'_>, tile: &Tile<'_>, acc: &mut [i32], _: &mut [Self; ACC]) {
         epilogue.correct(tile, acc);
+    }
+}
+
+impl Finished for f32 {
+    #[inline(always)]
+    fn finished(_: &Resolved<'_>, v: f32) -> Self {
+        v
     }
 }
 

@@ -10,6 +10,7 @@ const LAYOUT: Layout = Layout {
     nr: 16,
     kr: 4,
     biased: true,
+    strips: false,
 };
 
 macro_rules! leaf {

@@ -1,13 +1,13 @@
 //! The contract between operations and backends: a checked problem, packed weights, and what a backend does.
 
 mod backend;
+pub(crate) mod groupwise;
 mod packed;
 mod pairs;
 mod problem;
-pub(crate) mod quantized;
 
 pub use backend::{Backend, Weights};
-pub use packed::PackedWeights;
+pub use packed::{PackedWeights, WeightScales};
 pub use pairs::interleave_gate_up;
 pub(crate) use problem::{check_contraction, check_k};
 pub use problem::{ActivationQuant, Gemm, Lhs};

@@ -1,10 +1,10 @@
 //! One product, checked: only a value of this type reaches a kernel.
 
-use crate::element::{DType, FloatView};
-use crate::epilogue::{output_columns, Epilogue, Scales};
+use crate::element::{DType, FloatView, OutputMut};
+use crate::epilogue::{Epilogue, Host, Output, Scales, ZeroPoints};
 use crate::error::{Error, Result};
 use crate::gemm::PackedWeights;
-use crate::numerics::{MAX_K, MAX_K_ZERO_POINT};
+use crate::numerics::{check_step, MAX_K, MAX_K_ZERO_POINT};
 use ndarray::{s, ArrayView2};
 
 /// How float activations are quantised on their way into the product.
@@ -35,6 +35,36 @@ pub enum ActivationQuant {
     },
 }
 
+impl ActivationQuant {
+    /// Refuses constants that can't be used: a scale that is not above zero and finite with a finite inverse, a zero
+    /// point outside int8.
+    pub(crate) fn check(self) -> Result<()> {
+        match self {
+            ActivationQuant::PerToken | ActivationQuant::PerTokenAsymmetric => Ok(()),
+            ActivationQuant::Static { scale } => check_step("the static activation scale", scale),
+            ActivationQuant::StaticAsymmetric { scale, zero_point } => {
+                check_step("the static activation scale", scale)?;
+                if (-128..=127).contains(&zero_point) {
+                    return Ok(());
+                }
+                Err(Error::Value {
+                    what: "the static activation zero point",
+                    found: zero_point.to_string(),
+                    expected: "a value in -128..=127".into(),
+                })
+            }
+        }
+    }
+
+    /// Whether it gives zero points.
+    pub(crate) fn has_zero_points(self) -> bool {
+        match self {
+            ActivationQuant::PerToken | ActivationQuant::Static { .. } => false,
+            ActivationQuant::PerTokenAsymmetric | ActivationQuant::StaticAsymmetric { .. } => true,
+        }
+    }
+}
+
 /// The left operand, `[M, K]`.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -60,26 +90,19 @@ impl Lhs<'_> {
     }
 
     pub(crate) fn has_zero_points(&self) -> bool {
-        matches!(
-            self,
-            Lhs::Float {
-                quant: ActivationQuant::PerTokenAsymmetric
-                    | ActivationQuant::StaticAsymmetric { .. },
-                ..
-            }
-        )
+        matches!(self, Lhs::Float { quant, .. } if quant.has_zero_points())
     }
 }
 
 /// `epilogue(lhs [M, K] x weights [K, N])`, with all shapes known to fit.
 ///
 /// ```
-/// use imma::{Backend, Cpu, Epilogue, Gemm, Lhs, OutputMut, Weights};
+/// use imma::{Backend, Cpu, Epilogue, Gemm, Lhs, Output, OutputMut, Weights};
 /// use ndarray::{arr2, Array2};
 /// let cpu = Cpu::new();
 /// let weights = cpu.pack(Weights::Int8(arr2(&[[1i8], [2]]).view()))?;
 /// let lhs = arr2(&[[3i8, 4]]);
-/// let gemm = Gemm::new(Lhs::Int8(lhs.view()), &weights, Epilogue::default())?;
+/// let gemm = Gemm::new(Lhs::Int8(lhs.view()), &weights, Epilogue::to(Output::Raw))?;
 /// let mut out = Array2::<i32>::zeros((1, 1));
 /// cpu.gemm(&gemm, OutputMut::I32(out.view_mut()))?;
 /// assert_eq!(out[[0, 0]], 11);
@@ -89,50 +112,46 @@ impl Lhs<'_> {
 pub struct Gemm<'a> {
     pub(crate) lhs: Lhs<'a>,
     pub(crate) weights: PackedWeights,
-    pub(crate) epilogue: Epilogue<'a>,
+    pub(crate) epilogue: Epilogue<Host<'a>>,
 }
 
 impl<'a> Gemm<'a> {
-    /// Checks that the operands fit and that every sum is exact.
+    /// Checks that the operands and the epilogue's parts fit and that every sum is exact.
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] when the contracted dimensions differ, [`Error::KTooLong`] when int32 could
-    /// overflow, [`Error::Value`] for a static scale that is not a number above zero.
-    pub fn new(lhs: Lhs<'a>, weights: &PackedWeights, epilogue: Epilogue<'a>) -> Result<Self> {
+    /// overflow; [`Error::Length`], [`Error::Shape`] and [`Error::Epilogue`] for parts of the epilogue that do not fit the
+    /// product, each other, the output or group-wise weights; [`Error::Value`] for a static scale that is not a number above zero, and for an
+    /// odd number of columns of a gated product.
+    pub fn new(
+        lhs: Lhs<'a>,
+        weights: &PackedWeights,
+        epilogue: Epilogue<Host<'a>>,
+    ) -> Result<Self> {
         let (m, k) = lhs.dim();
         check_contraction("gemm", [m, k], [weights.k, weights.n])?;
-        check_k(
-            k,
-            lhs.has_zero_points() || epilogue.row_zero_points.is_some(),
-        )?;
+        let zero_points = !epilogue.row_zero_points.is_none();
+        check_k(k, lhs.has_zero_points() || zero_points)?;
         if let Lhs::Float { quant, .. } = &lhs {
-            if epilogue.row_scales != Scales::None || epilogue.row_zero_points.is_some() {
+            if !epilogue.row_scales.is_none() || zero_points {
                 return Err(Error::Value {
                     what: "the epilogue's row scales",
                     found: "given beside a float left operand".into(),
                     expected: "none: quantising the rows brings their scales".into(),
                 });
             }
-            if let ActivationQuant::Static { scale }
-            | ActivationQuant::StaticAsymmetric { scale, .. } = quant
-            {
-                if !(*scale > 0.0 && scale.is_finite() && (1.0 / scale).is_finite()) {
-                    return Err(Error::Value {
-                        what: "the static activation scale",
-                        found: scale.to_string(),
-                        expected: "a number above zero with a finite inverse".into(),
-                    });
-                }
+            quant.check()?;
+            if epilogue.output == Output::Raw {
+                return Err(Error::Epilogue {
+                    what: "a float left operand",
+                    output: DType::I32,
+                    expected: "an int8 left operand: raw sums would lose its scales",
+                });
             }
-            if let ActivationQuant::StaticAsymmetric { zero_point, .. } = quant {
-                if !(-128..=127).contains(zero_point) {
-                    return Err(Error::Value {
-                        what: "the static activation zero point",
-                        found: zero_point.to_string(),
-                        expected: "a value in -128..=127".into(),
-                    });
-                }
-            }
+        }
+        epilogue.check(m, weights.n)?;
+        if weights.group_size().is_some() {
+            check_groupwise(&lhs, &epilogue)?;
         }
         Ok(Gemm {
             lhs,
@@ -166,7 +185,7 @@ impl<'a> Gemm<'a> {
                     other => other,
                 },
                 row_zero_points: match epilogue.row_zero_points {
-                    Some(all) if all.len() != 1 => Some(&all[first..end]),
+                    ZeroPoints::PerVector(all) => ZeroPoints::PerVector(&all[first..end]),
                     other => other,
                 },
                 residual: epilogue.residual.as_ref().map(|r| r.rows(first, end)),
@@ -176,22 +195,19 @@ impl<'a> Gemm<'a> {
     }
 
     /// Columns of the output: N, or half of it when the epilogue is gated.
-    ///
-    /// # Errors
-    /// [`Error::Value`] when a gated product has an odd N.
-    pub fn output_columns(&self) -> Result<usize> {
-        output_columns(self.weights.n, self.epilogue.gated)
+    pub fn output_columns(&self) -> usize {
+        if self.epilogue.gated {
+            self.weights.n / 2
+        } else {
+            self.weights.n
+        }
     }
 
-    /// Checks the output's shape and type against the product.
-    pub(crate) fn check_output(
-        &self,
-        dim: (usize, usize),
-        strides: (isize, isize),
-        dtype: DType,
-    ) -> Result<()> {
-        let (m, n, _) = self.mnk();
-        let cols = self.output_columns()?;
+    /// Checks a place against the product: its type, shape and strides.
+    pub(crate) fn check_output(&self, out: &OutputMut<'_>) -> Result<()> {
+        self.epilogue.output.check_place(out)?;
+        let (m, cols) = (self.mnk().0, self.output_columns());
+        let dim = out.dim();
         if dim != (m, cols) {
             return Err(Error::Shape {
                 op: "gemm",
@@ -200,22 +216,53 @@ impl<'a> Gemm<'a> {
                 expected: format!("[{m}, {cols}]"),
             });
         }
-        if m > 0 && cols > 1 && strides.1 != 1 {
+        if let OutputMut::I8PerRow { scales, .. } = out {
+            if scales.len() != m {
+                return Err(Error::Length {
+                    what: "row scales of the output",
+                    found: scales.len(),
+                    expected: m,
+                });
+            }
+            return Ok(());
+        }
+        let stride = out.strides().1;
+        if m > 0 && cols > 1 && stride != 1 {
             return Err(Error::Value {
                 what: "the output's column stride",
-                found: strides.1.to_string(),
+                found: stride.to_string(),
                 expected: "1: rows must be contiguous".into(),
             });
         }
-        if dtype == DType::I32 && matches!(self.lhs, Lhs::Float { .. }) {
-            return Err(Error::Epilogue {
-                what: "a float left operand",
-                output: dtype,
-                expected: "an int8 left operand: raw sums would lose its scales",
-            });
-        }
-        self.epilogue.check(m, n, dtype)
+        Ok(())
     }
+}
+
+/// Refuses what does not go with group-wise weights, by name.
+fn check_groupwise(lhs: &Lhs<'_>, epilogue: &Epilogue<Host<'_>>) -> Result<()> {
+    let (what, expected) = if epilogue.output == Output::Raw {
+        (
+            "group-wise weights",
+            "a float or i8 output: raw sums would lose their scales",
+        )
+    } else if !epilogue.col_scales.is_none() {
+        (
+            "scales of columns",
+            "none: group-wise weights bring their own",
+        )
+    } else if !epilogue.row_zero_points.is_none() || lhs.has_zero_points() {
+        (
+            "zero points",
+            "a symmetric left operand: group-wise weights have no column sums a group",
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Error::Epilogue {
+        what,
+        output: epilogue.output.dtype(),
+        expected,
+    })
 }
 
 /// Refuses operands whose contracted dimensions differ.

@@ -1,7 +1,7 @@
 //! Batches of matrices multiplied by `numpy.matmul`'s rules, in as few calls of a backend as broadcasting and strides allow.
 
 use crate::element::OutputMut;
-use crate::epilogue::Epilogue;
+use crate::epilogue::{Epilogue, Output};
 use crate::error::Result;
 use crate::gemm::{check_k, Backend, Gemm, Lhs, Weights};
 use crate::ops::broadcast::{zeros, MatmulShape};
@@ -151,8 +151,10 @@ fn shared_right<P: MatrixProduct>(
     }
     let packed = backend.pack(P::weights(rhs))?;
     each_left(lhs, out, &mut |lhs, out| {
-        let gemm = Gemm::new(P::lhs(lhs), &packed, Epilogue::default())?;
-        backend.gemm(&gemm, P::output(out))
+        let place = P::output(out);
+        let epilogue = Epilogue::to(Output::for_place(&place)?);
+        let gemm = Gemm::new(P::lhs(lhs), &packed, epilogue)?;
+        backend.gemm(&gemm, place)
     })
 }
 

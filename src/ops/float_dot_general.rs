@@ -170,7 +170,9 @@ fn product<T: Element>(lhs: ArrayView2<'_, T>, rhs: ArrayView2<'_, T>, out: Arra
         OutputMut::BF16(mut out) => {
             sums(&mut |wide| out.zip_mut_with(&wide, |o, x| *o = Element::from_f32(*x)))
         }
-        OutputMut::I32(_) | OutputMut::I8(_) => unreachable!("elements are floats"),
+        OutputMut::I32(_) | OutputMut::I8(_) | OutputMut::I8PerRow { .. } => {
+            unreachable!("elements are floats")
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 use super::fused_rows::{float_rows, quantized_rows, rows_of};
 use crate::element::Element;
 use crate::error::{Error, Result};
-use crate::numerics::{inverse_rms, sum_of_squares};
+use crate::numerics::{check_epsilon, inverse_rms, sum_of_squares};
 use crate::quant::QuantizedTensor;
 use ndarray::{Array, ArrayView, ArrayView1, ArrayViewMut, Dimension};
 
@@ -119,18 +119,6 @@ pub fn add_rmsnorm_quantize<T: Element, D: Dimension>(
             *y = sum.to_f32();
         }
         norm.apply::<T>(y);
-    })
-}
-
-/// Refuses what would divide by zero for a row of zeros.
-pub(crate) fn check_epsilon(epsilon: f32) -> Result<()> {
-    if epsilon > 0.0 && epsilon.is_finite() {
-        return Ok(());
-    }
-    Err(Error::Value {
-        what: "the norm's epsilon",
-        found: epsilon.to_string(),
-        expected: "a finite number above zero".into(),
     })
 }
 

@@ -2,8 +2,9 @@
 
 use crate::activation::Activation;
 use crate::element::{Element, FloatSlice};
-use crate::epilogue::Epilogue;
+use crate::epilogue::{Epilogue, Output};
 use crate::error::{Error, Result};
+use crate::gemm::groupwise::check_groups;
 use crate::gemm::{ActivationQuant, Backend, Gemm, Lhs, PackedWeights, Weights};
 use crate::ops::default_backend;
 use crate::ops::q_matmul_int8::rows_times;
@@ -19,7 +20,8 @@ const OP: &str = "Int8Linear";
 ///
 /// `weight` is `[N, K]` (outputs, inputs: torch's order), `x` is `[.., K]`, `y` is `[.., N]`, in the element type of
 /// `x`. Weights carry one scale per output (or one for all), found or given once; activations are quantised on the way,
-/// by default with one scale per row. Without bias and activation function the bits are those of
+/// by default with one scale per row. Scales that change along K make a
+/// [group-wise](Self::from_float_groupwise) layer. Without bias and activation function the bits are those of
 /// [`q_matmul_int8`](crate::q_matmul_int8) of `x` and `weight^T`; the steps and their rounding are those of the
 /// [epilogue](crate::epilogue).
 ///
@@ -42,7 +44,7 @@ pub struct Int8Linear {
     activation: Activation,
     quant: ActivationQuant,
     /// Inputs that the packed weights expect a second time, after all the others; see
-    /// [`from_int8_asymmetric`](Int8Linear::from_int8_asymmetric).
+    /// [`from_int8_asymmetric_on`](Int8Linear::from_int8_asymmetric_on).
     repeated: Arc<[usize]>,
 }
 
@@ -124,6 +126,92 @@ impl Int8Linear {
         Ok(Self::new(backend, weights.with_scales(scales)?, bias))
     }
 
+    /// Quantises a float weight `[N, K]` group-wise, one symmetric scale for each output and each group of `size` inputs,
+    /// and packs it for the default backend. When `size` does not divide K the last group is shorter.
+    ///
+    /// A group's own largest weight sets its step, so that an outlier costs its neighbours in the group alone; the finer
+    /// scales cost `4 / size` bytes a weight and a multiply-add for each group and result:
+    ///
+    /// ```text
+    /// v = 0;  for each group in order:  v = fma(f32(exact sum of the group), weight_scale[n, group], v)
+    /// y = v * row_scale                 without a bias
+    /// y = fma(v, row_scale, bias[n])    with one;  then the activation, and one rounding to the type of x
+    /// ```
+    ///
+    /// ```
+    /// use imma::Int8Linear;
+    /// use ndarray::Array2;
+    /// let mut weight = Array2::<f32>::from_elem((2, 64), 0.01);
+    /// weight[[0, 5]] = 100.0;
+    /// let layer = Int8Linear::from_float_groupwise(weight.view(), 32, None)?;
+    /// let mut x = Array2::<f32>::zeros((1, 64));
+    /// x[[0, 40]] = 1.0;
+    /// // The second group does not notice the outlier in the first.
+    /// assert!((layer.forward(x.view())?[[0, 0]] - 0.01).abs() < 1e-4);
+    /// # Ok::<(), imma::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Value`] unless `size` is 32, 64 or 128; otherwise as [`from_float`](Self::from_float).
+    pub fn from_float_groupwise<T: Element>(
+        weight: ArrayView2<'_, T>,
+        size: usize,
+        bias: Option<ArrayView1<'_, T>>,
+    ) -> Result<Self> {
+        Self::from_float_groupwise_on(default_backend().clone(), weight, size, bias)
+    }
+
+    /// [`from_float_groupwise`](Self::from_float_groupwise) on a backend of choice; the same bits.
+    ///
+    /// # Errors
+    /// As [`from_float_groupwise`](Self::from_float_groupwise), and those of the backend.
+    pub fn from_float_groupwise_on<T: Element>(
+        backend: Arc<dyn Backend>,
+        weight: ArrayView2<'_, T>,
+        size: usize,
+        bias: Option<ArrayView1<'_, T>>,
+    ) -> Result<Self> {
+        let bias = bias_of(bias, weight.nrows())?;
+        let data = T::tag(weight.reversed_axes());
+        let weights = backend.pack(Weights::FloatGroupwise { data, size })?;
+        Ok(Self::new(backend, weights, bias))
+    }
+
+    /// Packs an int8 weight `[N, K]` with group-wise scales `[N, K / size rounded up]` for the default backend; the steps
+    /// are those of [`from_float_groupwise`](Self::from_float_groupwise).
+    ///
+    /// # Errors
+    /// As there; [`Error::Shape`] when the scales have another shape, [`Error::Value`] for one that is not finite.
+    pub fn from_int8_groupwise<T: Element>(
+        weight: ArrayView2<'_, i8>,
+        scales: ArrayView2<'_, f32>,
+        size: usize,
+        bias: Option<ArrayView1<'_, T>>,
+    ) -> Result<Self> {
+        Self::from_int8_groupwise_on(default_backend().clone(), weight, scales, size, bias)
+    }
+
+    /// [`from_int8_groupwise`](Self::from_int8_groupwise) on a backend of choice; the same bits.
+    ///
+    /// # Errors
+    /// As [`from_int8_groupwise`](Self::from_int8_groupwise), and those of the backend.
+    pub fn from_int8_groupwise_on<T: Element>(
+        backend: Arc<dyn Backend>,
+        weight: ArrayView2<'_, i8>,
+        scales: ArrayView2<'_, f32>,
+        size: usize,
+        bias: Option<ArrayView1<'_, T>>,
+    ) -> Result<Self> {
+        check_groups(weight, scales, size)?;
+        let bias = bias_of(bias, weight.nrows())?;
+        let weights = backend.pack(Weights::Int8Groupwise {
+            data: weight.reversed_axes(),
+            scales: scales.reversed_axes(),
+            size,
+        })?;
+        Ok(Self::new(backend, weights, bias))
+    }
+
     fn new(backend: Arc<dyn Backend>, weights: PackedWeights, bias: Option<Arc<[f32]>>) -> Self {
         Int8Linear {
             backend,
@@ -151,12 +239,12 @@ impl Int8Linear {
     /// use imma::{default_backend, Int8Linear};
     /// use ndarray::arr2;
     /// let w = arr2(&[[127i8, -28]]);
-    /// let layer = Int8Linear::from_int8_asymmetric::<f32>(default_backend().clone(), w.view(), &[0.5], &[-28], None)?;
+    /// let layer = Int8Linear::from_int8_asymmetric_on::<f32>(default_backend().clone(), w.view(), &[0.5], &[-28], None)?;
     /// // (127 + 28) * 0.5 * 2.0 + (-28 + 28) * 0.5 * 1.0
     /// assert_eq!(layer.forward(arr2(&[[2.0f32, 1.0]]).view())?[[0, 0]], 155.0);
     /// # Ok::<(), imma::Error>(())
     /// ```
-    pub fn from_int8_asymmetric<T: Element>(
+    pub fn from_int8_asymmetric_on<T: Element>(
         backend: Arc<dyn Backend>,
         weight: ArrayView2<'_, i8>,
         scales: &[f32],
@@ -201,7 +289,7 @@ impl Int8Linear {
     /// # Errors
     /// [`Error::Value`] for a static scale that is not a number above zero with a finite inverse,
     /// [`Error::KTooLong`] when K is above [`MAX_K_ZERO_POINT`](crate::numerics::MAX_K_ZERO_POINT) and inputs are
-    /// asymmetric.
+    /// asymmetric, [`Error::Epilogue`] for asymmetric inputs of group-wise weights.
     pub fn with_activation_quant(self, quant: ActivationQuant) -> Result<Self> {
         // A product without rows makes the same checks.
         let empty = Array2::<f32>::zeros((0, self.weights.k()));
@@ -222,6 +310,11 @@ impl Int8Linear {
     /// N, the length of an output row.
     pub fn outputs(&self) -> usize {
         self.weights.n()
+    }
+
+    /// Inputs that share a scale, when the weights' scales are group-wise.
+    pub fn group_size(&self) -> Option<usize> {
+        self.weights.group_size()
     }
 
     /// The packed weights, with their scales.
@@ -299,7 +392,7 @@ impl Int8Linear {
         let epilogue = Epilogue {
             bias: self.bias.as_deref().map(FloatSlice::F32),
             activation: self.activation,
-            ..Epilogue::default()
+            ..Epilogue::to(Output::of::<T>())
         };
         let gemm = Gemm::new(lhs, &self.weights, epilogue)?;
         self.backend.gemm(&gemm, T::tag_mut(out))

@@ -5,7 +5,6 @@
 //!   matmul_true_int8    int8 x int8 -> int32, exact
 //!   q_matmul_int8       float x float -> float through int8
 //!   linear              the same with weights packed once, bias, activation function
-//!   grouped_linear      ... with a scale for each group of inputs
 //!   outlier_linear      ... with outlier channels multiplied as floats
 //!   fused_rmsnorm       RMSNorm and quantise, what runs before a product
 //!   fused_silu_mul      SiLU x product and quantise, the same
@@ -35,8 +34,9 @@ mod float_gemm;
 mod fused_rmsnorm;
 mod fused_rows;
 mod fused_silu_mul;
-pub(crate) mod grouped_linear;
 mod linear;
+#[cfg(test)]
+mod linear_groupwise;
 mod matmul;
 mod matmul_true_int8;
 mod matrices;
@@ -55,11 +55,8 @@ pub use dimension_numbers::{DimensionNumbers, GradientDims};
 pub use dot_general::{DotGeneral, Precision, Pullback};
 pub use einsum::{einsum, einsum_vjp};
 pub use float_dot_general::FloatDotGeneral;
-#[cfg(feature = "cuda")]
-pub(crate) use fused_rmsnorm::check_epsilon;
 pub use fused_rmsnorm::{add_rmsnorm_quantize, rmsnorm, rmsnorm_quantize};
 pub use fused_silu_mul::{silu_mul, silu_mul_quantize};
-pub use grouped_linear::GroupedLinear;
 pub use linear::Int8Linear;
 pub use matmul::{matmul, matmul_float, matmul_vjp};
 pub use matmul_true_int8::{matmul_true_int8, matmul_true_int8_on};

@@ -2,7 +2,7 @@
 
 use crate::element::{Element, FloatView, OutputMut};
 use crate::error::Result;
-use crate::gemm::{Backend, Gemm, Lhs, PackedWeights, Weights};
+use crate::gemm::{Backend, Gemm, Lhs, PackedWeights, WeightScales, Weights};
 use crate::numerics::{absmax, bound, multiplier, quantize, scale};
 use crate::ops::{
     matmul_true_int8_on, q_matmul_int8, q_matmul_int8_on, DimensionNumbers, DotGeneral, Int8Linear,
@@ -57,6 +57,7 @@ impl Backend for Naive {
                 let (q, scales) = by_rows(&turned);
                 (q.reversed_axes(), Some(scales))
             }
+            other => panic!("{other:?} is not needed here"),
         };
         let sums = data.mapv(i32::from).sum_axis(Axis(0));
         Ok(PackedWeights {
@@ -64,7 +65,9 @@ impl Backend for Naive {
             n: data.ncols(),
             layout: "naive",
             bytes: data.len(),
-            scales: scales.map(Into::into),
+            scales: scales.map_or(WeightScales::None, |s: Vec<f32>| {
+                WeightScales::PerColumn(s.into())
+            }),
             col_sums: sums.to_vec().into(),
             storage: Arc::new(data),
         })
@@ -72,7 +75,7 @@ impl Backend for Naive {
 
     fn gemm(&self, gemm: &Gemm<'_>, out: OutputMut<'_>) -> Result<()> {
         self.gemms.fetch_add(1, Relaxed);
-        gemm.check_output(out.dim(), out.strides(), out.dtype())?;
+        gemm.check_output(&out)?;
         let storage = &gemm.weights.storage;
         let w = storage
             .downcast_ref::<Array2<i8>>()

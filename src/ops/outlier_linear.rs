@@ -1,7 +1,7 @@
 //! LLM.int8(): input channels with outliers are multiplied as floats, the others as integers.
 
 use crate::activation::Activation;
-use crate::cpu::Cpu;
+use crate::element::OutputMut;
 use crate::element::{Element, FloatView};
 use crate::epilogue::Epilogue;
 use crate::error::{Error, Result};
@@ -11,7 +11,6 @@ use crate::ops::linear::bias_of;
 use crate::ops::q_matmul_int8::rows_times;
 use crate::ops::rows::as_rows;
 use crate::quant::Quantizer;
-use crate::OutputMut;
 use ndarray::{Array, Array2, ArrayView, ArrayView1, ArrayView2, Axis, Dimension};
 use std::sync::Arc;
 
@@ -170,7 +169,7 @@ impl OutlierLinear {
             self.backend.gemm(&gemm, OutputMut::F32(y.view_mut()))?;
             if added.is_some() {
                 let y = y.as_slice_mut().expect("made here, in row-major order");
-                Cpu::new().activate(self.activation, y);
+                self.backend.activate(self.activation, y);
             }
         }
         let y = y.mapv(T::from_f32);

@@ -3,7 +3,7 @@
 use super::granularity::Blocks;
 use super::{ErrorReport, Granularity};
 use crate::element::Element;
-use crate::epilogue::Scales;
+use crate::epilogue::{Scales, ZeroPoints};
 use crate::error::{Error, Result};
 use ndarray::{ArrayD, ArrayView, ArrayView2, Dimension, Ix2};
 
@@ -26,7 +26,7 @@ use ndarray::{ArrayD, ArrayView, ArrayView2, Dimension, Ix2};
 /// let weights = cpu.pack(Weights::Int8(w.matrix()?))?;
 /// let epilogue = Epilogue {
 ///     row_scales: x.row_scales()?,
-///     row_zero_points: x.zero_points(),
+///     row_zero_points: x.row_zero_points()?,
 ///     col_scales: w.col_scales()?,
 ///     ..Epilogue::default()
 /// };
@@ -157,7 +157,7 @@ impl QuantizedTensor {
     ///
     /// # Errors
     /// [`Error::Value`] for another granularity: its scales change along K and can't be applied to the sums.
-    pub fn row_scales(&self) -> Result<Scales<'_>> {
+    pub fn row_scales(&self) -> Result<Scales<&[f32]>> {
         match self.granularity {
             Granularity::PerTensor => Ok(Scales::PerTensor(self.scales[0])),
             Granularity::PerToken => Ok(Scales::PerVector(&self.scales)),
@@ -169,12 +169,26 @@ impl QuantizedTensor {
         }
     }
 
+    /// The zero points of a left operand, per tensor or per token.
+    ///
+    /// # Errors
+    /// As [`row_scales`](Self::row_scales), for asymmetric tensors.
+    pub fn row_zero_points(&self) -> Result<ZeroPoints<&[i32]>> {
+        let Some(zero_points) = self.zero_points() else {
+            return Ok(ZeroPoints::None);
+        };
+        Ok(match self.row_scales()? {
+            Scales::PerVector(_) => ZeroPoints::PerVector(zero_points),
+            Scales::PerTensor(_) | Scales::None => ZeroPoints::PerTensor(zero_points[0]),
+        })
+    }
+
     /// The scales of weights `[K, N]`, per tensor or per channel.
     ///
     /// # Errors
     /// [`Error::Value`] for another granularity, and for asymmetric weights: a zero point there would need the
     /// row sums of the left operand.
-    pub fn col_scales(&self) -> Result<Scales<'_>> {
+    pub fn col_scales(&self) -> Result<Scales<&[f32]>> {
         if self.zero_points.is_some() {
             return Err(Error::Value {
                 what: "the weights' scheme",

@@ -1,19 +1,40 @@
-//! Small products on the portable leaf, for tools that watch every memory access (Miri, valgrind).
+//! Small products on the portable leaf and on emulated tiles, for tools that watch every memory access (Miri, valgrind).
 //!
 //! `IMMA_TEST_LEAF` chooses another leaf.
 
 use imma::{
-    Activation, Backend, Cpu, Epilogue, FloatSlice, FloatView, Gemm, Lhs, OutputMut, Weights,
+    Activation, Backend, Cpu, Epilogue, FloatSlice, FloatView, Gemm, Lhs, Output, OutputMut,
+    Weights,
 };
 use ndarray::{s, Array2};
 
 fn cpu() -> Cpu {
     let leaf = std::env::var("IMMA_TEST_LEAF").unwrap_or_else(|_| "portable".into());
-    Cpu::new()
-        .with_leaf(&leaf)
-        .unwrap()
-        .with_threads(1)
-        .unwrap()
+    named(&leaf)
+}
+
+fn named(leaf: &str) -> Cpu {
+    Cpu::new().with_leaf(leaf).unwrap().with_threads(1).unwrap()
+}
+
+/// One strip of rows by several panels, two strips by two panels and by one, two panels of rows; steps of K with padding.
+#[test]
+fn emulated_tiles_are_exact_and_stay_in_bounds() {
+    let cpu = named("amx_emulated");
+    for (m, n, k) in [(1, 1, 1), (3, 52, 5), (18, 35, 65), (33, 17, 64), (2, 3, 0)] {
+        let (a, b) = (matrix(m, k, 1), matrix(k, n, 2));
+        let want = naive(&a, &b);
+        let mut out = Array2::from_elem((m, n), -1);
+        cpu.matmul_int8(a.view(), b.view(), out.view_mut()).unwrap();
+        assert_eq!(out, want, "unpacked {m}x{k}x{n}");
+
+        let transposed = b.t().as_standard_layout().into_owned();
+        let packed = cpu.pack(Weights::Int8(transposed.t())).unwrap();
+        let gemm = Gemm::new(Lhs::Int8(a.view()), &packed, Epilogue::to(Output::Raw)).unwrap();
+        out.fill(-1);
+        cpu.gemm(&gemm, OutputMut::I32(out.view_mut())).unwrap();
+        assert_eq!(out, want, "packed {m}x{k}x{n}");
+    }
 }
 
 /// `value(i, j)` is any spread-out pattern that reaches both ends of int8.
@@ -56,7 +77,7 @@ fn ragged_products_are_exact_and_stay_in_bounds() {
         let (wide, transposed) = (matrix(m, 2 * k, 1), b.t().as_standard_layout().into_owned());
         let left = wide.slice(s![.., ..k]);
         let packed = cpu.pack(Weights::Int8(transposed.t())).unwrap();
-        let gemm = Gemm::new(Lhs::Int8(left), &packed, Epilogue::default()).unwrap();
+        let gemm = Gemm::new(Lhs::Int8(left), &packed, Epilogue::to(Output::Raw)).unwrap();
         cpu.gemm(&gemm, OutputMut::I32(out.view_mut())).unwrap();
         assert_eq!(out, naive(&left.to_owned(), &b), "packed {m}x{k}x{n}");
     }

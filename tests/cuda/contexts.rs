@@ -2,8 +2,9 @@
 
 use crate::support::{alone, hardware};
 use imma::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream};
-use imma::cuda::{Device, DeviceEpilogue, DeviceLhs, DeviceOutput, Matrix, Operands, Plan, Spec};
-use imma::{Backend, Cpu, DType, Epilogue, Gemm, Lhs, OutputMut, Weights};
+use imma::cuda::kernels::{igemm_sm80, quantize_rows, GemmOperands};
+use imma::cuda::{Algorithm, Device, DeviceLhs, DeviceWeights, Matrix, Operands, Plan, Problem};
+use imma::{Backend, Cpu, DType, Epilogue, Gemm, Lhs, Output, OutputMut, Weights};
 use ndarray::Array2;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -38,13 +39,13 @@ fn what_belongs_to_another_context_is_refused() {
         other.context().new_stream().unwrap(),
     );
     let (m, n, k) = (2, 8, 16);
-    let plan = Plan::new(&device, Spec::floats(m, n, k, DType::F32, DType::F32)).unwrap();
+    let problem = Problem::floats(m, n, k, DType::F32, DType::F32);
+    let plan = Plan::new(&device, problem, Algorithm::Heuristic).unwrap();
     let w = Array2::<i8>::ones((n, k));
     let pack = |device: &Device, stream: &Arc<CudaStream>| {
         let w: CudaSlice<i8> = stream.clone_htod(w.as_slice().unwrap()).unwrap();
         let order = imma::cuda::WeightOrder::Outputs;
-        device
-            .pack_int8(stream, Matrix::new(&w, n, k), order, Some(&[1.0]))
+        DeviceWeights::pack_int8(device, stream, Matrix::new(&w, n, k), order, Some(&[1.0]))
             .unwrap()
     };
     let (here, there) = (pack(&device, &stream), pack(&other, &strange));
@@ -57,20 +58,10 @@ fn what_belongs_to_another_context_is_refused() {
     let launches = (device.launches(), other.launches());
     macro_rules! run {
         ($stream:expr, $x:expr, $weights:expr, $out:expr, $space:expr) => {{
-            let operands = Operands {
-                lhs: DeviceLhs::Float(Matrix::new(
-                    imma::cuda::DeviceFloatView::F32($x.as_view()),
-                    m,
-                    k,
-                )),
-                weights: $weights,
-                col_scales: None,
-                bias: None,
-                residual: None,
-                out: Matrix::new(DeviceOutput::F32($out.as_view_mut()), m, n),
-                out_scales: None,
-            };
-            plan.run($stream, operands, &mut $space.as_view_mut())
+            let lhs = DeviceLhs::floats(Matrix::new(&$x, m, k));
+            let out = Matrix::new(&mut $out, m, n);
+            let operands = Operands::new(lhs, $weights.view(), out);
+            plan.run($stream, operands, &mut $space)
         }};
     }
     refused(run!(&strange, floats, &here, out, space), "the stream");
@@ -91,22 +82,21 @@ fn what_belongs_to_another_context_is_refused() {
         strange.alloc_zeros::<i8>(n * k).unwrap(),
     );
     let mut sums = stream.alloc_zeros::<i32>(m * n).unwrap();
-    let igemm = "64x64x128".parse().unwrap();
-    let result = device.igemm(
-        &stream,
-        igemm,
-        Matrix::new(&q, m, k),
-        Matrix::new(&q_there, n, k),
-        Matrix::new(&mut sums, m, n),
-        &DeviceEpilogue::default(),
-        None,
+    let instance = "64x64x128".parse().unwrap();
+    let operands = GemmOperands::new(
+        Matrix::new(q.as_view(), m, k),
+        Matrix::new(q_there.as_view(), n, k),
+        Matrix::new((&mut sums).into(), m, n),
+        Epilogue::to(Output::Raw),
     );
+    let result = igemm_sm80(&device, &stream, instance, operands);
     assert!(result.unwrap_err().to_string().contains("context"));
     let mut scales = strange.alloc_zeros::<f32>(m).unwrap();
     let mut place = stream.alloc_zeros::<i8>(m * k).unwrap();
     let x = Matrix::new(&floats, m, k);
     let rounding = imma::Rounding::NearestEven;
-    let result = device.quantize_rows(
+    let result = quantize_rows(
+        &device,
         &stream,
         x,
         Matrix::new(&mut place, m, k),
@@ -119,7 +109,7 @@ fn what_belongs_to_another_context_is_refused() {
     // Behind ndarray: weights know where they were packed.
     let packed = Backend::pack(other.as_ref(), Weights::Int8(w.t())).unwrap();
     let a = Array2::<i8>::ones((m, k));
-    let gemm = Gemm::new(Lhs::Int8(a.view()), &packed, Epilogue::default()).unwrap();
+    let gemm = Gemm::new(Lhs::Int8(a.view()), &packed, Epilogue::to(Output::Raw)).unwrap();
     let mut found = Array2::<i32>::zeros((m, n));
     let backends: [&dyn Backend; 2] = [device.as_ref(), &Cpu::new()];
     for backend in backends {

@@ -1,9 +1,9 @@
 //! The safe layer over cuBLASLt: exact sums, its rules by name, candidates, workspaces, graphs, threads.
 
 use crate::support::{device, hardware, stream, Random};
-use imma::cuda::cublaslt::{LtOutput, LtProduct, LtResult, LtShape};
 use imma::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use imma::cuda::cudarc::driver::CudaStream;
+use imma::cuda::kernels::cublaslt::{CublasLt, LtOutput, LtProduct, LtResult, LtShape};
 use imma::cuda::{status, Device, Status};
 use imma::Error;
 use std::process::Command;
@@ -76,7 +76,7 @@ fn run(
 #[test]
 fn sums_are_exact_for_every_candidate_stride_and_batch() {
     let (device, stream) = (device(), stream());
-    let lt = device.cublaslt().unwrap();
+    let lt = CublasLt::of(device).unwrap();
     let mut random = Random(1);
     for (m, n, k, pads, batch) in [
         (1, 4, 4, [0, 0, 0], 1),
@@ -113,7 +113,7 @@ fn int8_results_are_scaled_rounded_to_even_and_clipped() {
         ld: [4, 4, 16],
         ..LtShape::new(4, 16, 4)
     };
-    let product = device.cublaslt().unwrap().product(shape).unwrap();
+    let product = CublasLt::of(device).unwrap().product(shape).unwrap();
     let mut w = vec![0i8; 64];
     w[..4].copy_from_slice(&[1, 0, 0, 0]);
     w[4..8].copy_from_slice(&[100, 100, 0, 0]);
@@ -143,7 +143,7 @@ fn int8_results_are_scaled_rounded_to_even_and_clipped() {
 
 #[test]
 fn a_shape_is_asked_for_once() {
-    let lt = device().cublaslt().unwrap();
+    let lt = CublasLt::of(device()).unwrap();
     let shape = LtShape::new(33, 44, 52);
     let first = lt.product(shape).unwrap();
     assert!(Arc::ptr_eq(&first, &lt.product(shape).unwrap()));
@@ -156,12 +156,12 @@ fn a_shape_is_asked_for_once() {
         if hopper { 32 << 20 } else { 8 << 20 }
     );
     // The library's own handle is the same for all.
-    assert!(std::ptr::eq(lt, device().cublaslt().unwrap()));
+    assert!(Arc::ptr_eq(&lt, &CublasLt::of(device()).unwrap()));
 }
 
 #[test]
 fn broken_rules_are_named_before_the_library_sees_them() {
-    let lt = device().cublaslt().unwrap();
+    let lt = CublasLt::of(device()).unwrap();
     let fine = LtShape::new(8, 8, 16);
     let refuse = |shape| lt.product(shape).unwrap_err().to_string();
     let four = "expected a multiple of 4 for cuBLASLt: pad with zeros";
@@ -210,7 +210,7 @@ fn broken_rules_are_named_before_the_library_sees_them() {
 #[test]
 fn memory_that_does_not_fit_is_refused_and_nothing_runs() {
     let (device, stream) = (device(), stream());
-    let product = device.cublaslt().unwrap();
+    let product = CublasLt::of(device).unwrap();
     let product = product.product(LtShape::new(4, 4, 4096)).unwrap();
     let hungry = product
         .candidates()
@@ -265,7 +265,7 @@ fn memory_that_does_not_fit_is_refused_and_nothing_runs() {
 fn products_are_captured_and_replayed_over_new_data() {
     let (device, stream) = (device(), stream());
     let shape = LtShape::new(3, 8, 16);
-    let product = device.cublaslt().unwrap().product(shape).unwrap();
+    let product = CublasLt::of(device).unwrap().product(shape).unwrap();
     let mut random = Random(5);
     let w = integers(&mut random, 8 * 16);
     let dw = stream.clone_htod(&w).unwrap();
@@ -296,7 +296,7 @@ fn products_are_captured_and_replayed_over_new_data() {
 
 #[test]
 fn threads_share_one_handle() {
-    let lt = device().cublaslt().unwrap();
+    let lt = &CublasLt::of(device()).unwrap();
     std::thread::scope(|scope| {
         for seed in 0..3 {
             scope.spawn(move || {
@@ -358,5 +358,5 @@ fn without_the_library() {
     }
     let device = Device::open(0).unwrap();
     assert!(matches!(status(), Status::NoCublasLt { devices: 1 }));
-    println!("seen: {}", device.cublaslt().unwrap_err());
+    println!("seen: {}", CublasLt::of(&device).unwrap_err());
 }

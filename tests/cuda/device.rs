@@ -3,11 +3,13 @@
 use crate::support::{self, device, fake, floats, same, stream, Random, Type};
 use half::{bf16, f16};
 use imma::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-use imma::cuda::cudarc::driver::{CudaSlice, CudaStream};
+use imma::cuda::cudarc::driver::CudaStream;
+use imma::cuda::kernels::{igemm_sm80, igemm_sm90};
 use imma::cuda::{
-    Algorithm, ChoiceCache, Device, DeviceElement, DeviceLhs, DeviceOutput, DeviceWeights, Igemm,
-    Input, Matrix, Operands, Plan, Spec, WeightOrder, TILES, TILES90,
+    self as gpu, Algorithm, ChoiceCache, Device, DeviceElement, DeviceLhs, DeviceLinear,
+    DeviceOutput, DeviceWeights, Input, Instance, Matrix, Operands, Plan, Problem, WeightOrder,
 };
+use imma::epilogue::{Output, ZeroPoints};
 use imma::{
     matmul_true_int8, matmul_true_int8_on, q_matmul_int8_as, q_matmul_int8_as_on, quant_int8,
     Activation, ActivationQuant, Backend, Cpu, DType, Epilogue, Error, FloatSlice, FloatView, Gemm,
@@ -75,7 +77,7 @@ fn q_matmul_like_the_cpu<T: Full, O: Full>(seed: u64) {
             Matrix::new(da.slice(..m * k), m, k),
             Matrix::new(db.slice(..k * n), k, n),
         );
-        let c = device().q_matmul_int8::<T, O>(&stream, da, db).unwrap();
+        let c = gpu::q_matmul_int8::<T, O>(device(), &stream, da, db).unwrap();
         let c = stream.clone_dtoh(&c).unwrap();
         let found = Array2::from_shape_vec((m, n), c[..m * n].to_vec()).unwrap();
         assert_same(found.view(), want.view(), &format!("{what}, device arrays"));
@@ -121,7 +123,7 @@ fn integer_products_and_quantising_are_those_of_the_cpu() {
         let (da, db) = (spread(&a, lda), spread(&b, ldb));
         let da = Matrix::new(da.as_view(), m, k).with_stride(lda);
         let db = Matrix::new(db.as_view(), k, n).with_stride(ldb);
-        let c = device.matmul_true_int8(&stream, da, db).unwrap();
+        let c = gpu::matmul_true_int8(device, &stream, da, db).unwrap();
         let c = stream.clone_dtoh(&c).unwrap();
         let want = matmul_true_int8(a.view(), b.view()).unwrap();
         assert!(
@@ -131,7 +133,7 @@ fn integer_products_and_quantising_are_those_of_the_cpu() {
     }
     let x: Array2<f32> = matrix(&mut random, 9, 31, true);
     let dx = stream.clone_htod(x.as_slice().unwrap()).unwrap();
-    let q = device.quant_int8(&stream, &dx).unwrap();
+    let q = gpu::quant_int8(device, &stream, &dx).unwrap();
     let want = quant_int8(x.view());
     assert!(want.iter().eq(&stream.clone_dtoh(&q).unwrap()));
 }
@@ -195,15 +197,15 @@ struct Job {
 }
 
 impl Job {
-    fn new(stream: &Arc<CudaStream>, spec: Spec, seed: u64) -> Self {
+    fn new(stream: &Arc<CudaStream>, problem: Problem, by: Algorithm, seed: u64) -> Self {
         let mut random = Random(seed);
-        let x = matrix::<f32>(&mut random, spec.m, spec.k, true);
-        let w = matrix::<f32>(&mut random, spec.k, spec.n, false);
+        let x = matrix::<f32>(&mut random, problem.m, problem.k, true);
+        let w = matrix::<f32>(&mut random, problem.k, problem.n, false);
         let dw = stream.clone_htod(w.as_slice().unwrap()).unwrap();
-        let dw = Matrix::new(&dw, spec.k, spec.n);
-        let weights = device().pack(stream, dw, WeightOrder::Inputs).unwrap();
+        let dw = Matrix::new(&dw, problem.k, problem.n);
+        let weights = DeviceWeights::pack(device(), stream, dw, WeightOrder::Inputs).unwrap();
         Job {
-            plan: Plan::new(device(), spec).unwrap(),
+            plan: Plan::new(device(), problem, by).unwrap(),
             weights,
             x,
             w,
@@ -212,23 +214,16 @@ impl Job {
 
     /// Runs it over memory full of `poison`.
     fn run(&self, stream: &Arc<CudaStream>, poison: u8) -> Array2<f32> {
-        let (m, n, k) = (self.plan.spec().m, self.plan.spec().n, self.plan.spec().k);
+        let problem = self.plan.problem();
+        let (m, n, k) = (problem.m, problem.n, problem.k);
         let x = stream.clone_htod(self.x.as_slice().unwrap()).unwrap();
         let poisoned = f32::from_bits(u32::from_ne_bytes([poison; 4]));
         let mut out = stream.clone_htod(&vec![poisoned; m * n]).unwrap();
         let bytes = vec![poison; self.plan.workspace_bytes().max(1)];
         let mut workspace = stream.clone_htod(&bytes).unwrap();
-        let operands = Operands {
-            lhs: DeviceLhs::Float(Matrix::new(f32::floats(x.as_view()), m, k)),
-            weights: &self.weights,
-            col_scales: None,
-            bias: None,
-            residual: None,
-            out: Matrix::new(DeviceOutput::F32(out.as_view_mut()), m, n),
-            out_scales: None,
-        };
-        let mut space = workspace.as_view_mut();
-        self.plan.run(stream, operands, &mut space).unwrap();
+        let lhs = DeviceLhs::floats(Matrix::new(&x, m, k));
+        let operands = Operands::new(lhs, self.weights.view(), Matrix::new(&mut out, m, n));
+        self.plan.run(stream, operands, &mut workspace).unwrap();
         Array2::from_shape_vec((m, n), stream.clone_dtoh(&out).unwrap()).unwrap()
     }
 
@@ -238,20 +233,21 @@ impl Job {
 }
 
 /// Every algorithm that this device has for a product.
-fn algorithms(spec: &Spec) -> Vec<Algorithm> {
-    let plan = |a: &Algorithm| Plan::new(device(), spec.clone().with_algorithm(a.clone()));
-    let mut all = vec![Algorithm::Heuristic, Algorithm::CublasLt];
-    let candidates = (0..8).map(Algorithm::CublasLtCandidate);
+fn algorithms(problem: &Problem) -> Vec<Algorithm> {
+    let plan = |a: &Algorithm| Plan::new(device(), problem.clone(), *a);
+    let mut all = vec![Algorithm::Heuristic, "cublaslt".parse().unwrap()];
+    let candidates = (0..8).map(|i| Instance::CublasLt(i).into());
     all.extend(candidates.take_while(|a| plan(a).is_ok()));
-    for tile in &TILES {
+    for tile in &igemm_sm80::TILES {
         for splits in [1, 3] {
-            all.push(Algorithm::Igemm(Igemm { tile, splits }));
+            let instance = igemm_sm80::Instance::new(tile).with_splits(splits);
+            all.push(Instance::Sm80(instance).into());
         }
     }
     // On devices that have them, of operands that TMA reads.
-    let names90 = TILES90
+    let names90 = igemm_sm90::TILES
         .iter()
-        .flat_map(|tile| ["", "/2"].map(|s| format!("igemm90:{}{s}", tile.name)));
+        .flat_map(|tile| ["", "/2"].map(|s| format!("igemm_sm90:{}{s}", tile.name)));
     let tiles90 = names90.map(|name| name.parse().unwrap());
     all.extend(tiles90.filter(|a| plan(a).is_ok()));
     all
@@ -262,11 +258,11 @@ fn any_algorithm_gives_the_same_bits_over_poisoned_memory() {
     let stream = stream();
     let mut workspaces = std::collections::BTreeSet::new();
     for (m, n, k) in [(3, 5, 7), (9, 12, 4096), (1, 24, 520)] {
-        let spec = Spec::floats(m, n, k, DType::F32, DType::F32);
-        let all = algorithms(&spec);
+        let problem = Problem::floats(m, n, k, DType::F32, DType::F32);
+        let all = algorithms(&problem);
         assert!(all.len() > 2);
         for algorithm in all {
-            let job = Job::new(&stream, spec.clone().with_algorithm(algorithm.clone()), 21);
+            let job = Job::new(&stream, problem.clone(), algorithm, 21);
             workspaces.insert(job.plan.workspace_bytes());
             for poison in [0xff, 0x7f] {
                 let found = job.run(&stream, poison);
@@ -280,17 +276,18 @@ fn any_algorithm_gives_the_same_bits_over_poisoned_memory() {
 
 #[test]
 fn an_algorithm_is_named_and_read_again() {
-    let mut all = algorithms(&Spec::floats(3, 5, 64, DType::F32, DType::F32));
+    let mut all = algorithms(&Problem::floats(3, 5, 64, DType::F32, DType::F32));
     all.push(Algorithm::Autotuned);
     for algorithm in all {
         assert_eq!(algorithm.to_string().parse(), Ok(algorithm));
     }
     for bad in [
         "",
-        "igemm",
-        "igemm:",
-        "igemm:1x2x3",
-        "igemm:64x64x128/0",
+        "igemm_sm80",
+        "igemm_sm80:",
+        "igemm_sm80:1x2x3",
+        "igemm_sm80:64x64x128/0",
+        "igemm_groupwise:64x64x128/2",
         "cublaslt:",
         "best",
     ] {
@@ -338,36 +335,40 @@ fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
             },
         ]);
         let stride = k + random.pick(&[0, 0, 5, 16]);
-        let offset = random.pick(&[0, 0, 16, 3]);
+        let offset: usize = random.pick(&[0, 0, 16, 3]);
         let [has_bias, has_residual, has_zeros, to_int8] = [0; 4].map(|_| random.below(2) == 1);
         let activation = random.pick(&[Activation::None, Activation::Silu, Activation::GeluTanh]);
-        let per_token_output = to_int8 && random.below(2) == 1;
-        let out_scale = (to_int8 && !per_token_output).then_some(0.05);
-        let spec = Spec {
-            input: if given {
-                Input::Int8 {
-                    stride,
-                    scales: true,
-                    zero_points: has_zeros,
-                }
-            } else {
-                Input::Float(T::DTYPE, quant)
-            },
-            output: if to_int8 { DType::I8 } else { O::DTYPE },
-            bias: has_bias.then_some(DType::BF16),
-            activation,
-            gated,
-            residual: has_residual.then_some(DType::F16),
-            out_scale,
-            per_token_output,
-            ..Spec::floats(m, n, k, T::DTYPE, O::DTYPE)
+        let per_row = to_int8 && random.below(2) == 1;
+        let output = match (to_int8, per_row) {
+            (true, true) => Output::Int8PerRow,
+            (true, false) => Output::Int8 { scale: 0.05 },
+            (false, _) => Output::of::<O>(),
         };
-        let mut all = algorithms(&spec);
-        // Aligned tiles are refused for strides that are not.
-        all.retain(|a| Plan::new(device, spec.clone().with_algorithm(a.clone())).is_ok());
-        let algorithm = random.pick(&(0..all.len()).collect::<Vec<_>>());
-        let algorithm = all[algorithm].clone();
-        let plan = Plan::new(device, spec.clone().with_algorithm(algorithm)).unwrap();
+        let input = if given {
+            Input::Int8 {
+                stride,
+                aligned: offset.is_multiple_of(16),
+            }
+        } else {
+            Input::Float(T::DTYPE, quant)
+        };
+        let mut problem = Problem::floats(m, n, k, T::DTYPE, O::DTYPE)
+            .with_input(input)
+            .with_activation(activation)
+            .with_output(output);
+        problem.epilogue.gated = gated;
+        problem.epilogue.bias = has_bias.then_some(DType::BF16);
+        problem.epilogue.residual = has_residual.then_some(DType::F16);
+        if given {
+            problem = problem.with_row_scales();
+            if has_zeros {
+                problem = problem.with_row_zero_points();
+            }
+        }
+        let mut all = algorithms(&problem);
+        // Aligned tiles are refused for rows that do not start at multiples of 16 bytes.
+        all.retain(|a| Plan::new(device, problem.clone(), *a).is_ok());
+        let plan = Plan::new(device, problem.clone(), random.pick(&all)).unwrap();
         let what = format!("case {case} of {seed}: {plan}, stride {stride} at +{offset}");
 
         // The CPU's.
@@ -375,17 +376,21 @@ fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
         let packed = cpu.pack(Weights::Int8(w.t())).unwrap();
         let epilogue = Epilogue {
             row_scales: if given {
-                Scales::PerVector(&row_scales)
+                Scales::PerVector(&row_scales[..])
             } else {
                 Scales::None
             },
-            col_scales: Scales::PerVector(&w_scales),
-            row_zero_points: (given && has_zeros).then_some(&zeros[..]),
+            col_scales: Scales::PerVector(&w_scales[..]),
+            row_zero_points: if given && has_zeros {
+                ZeroPoints::PerVector(&zeros[..])
+            } else {
+                ZeroPoints::None
+            },
             bias: has_bias.then(|| FloatSlice::BF16(bias.as_slice().unwrap())),
             activation,
             gated,
             residual: has_residual.then(|| FloatView::F16(residual.view())),
-            out_scale,
+            output,
         };
         let lhs = if given {
             Lhs::Int8(q.view())
@@ -399,17 +404,15 @@ fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
         let shape = (m, columns);
         let (mut want, mut want8) = (Array2::<O>::default(shape), Array2::<i8>::zeros(shape));
         let mut want_scales = vec![0f32; m];
-        if per_token_output {
-            cpu.gemm_quantized(&gemm, want8.view_mut(), &mut want_scales)
-                .unwrap();
-        } else {
-            let out = if to_int8 {
-                OutputMut::I8(want8.view_mut())
-            } else {
-                O::tag_mut(want.view_mut())
-            };
-            cpu.gemm(&gemm, out).unwrap();
-        }
+        let out = match output {
+            Output::Int8PerRow => OutputMut::I8PerRow {
+                data: want8.view_mut(),
+                scales: &mut want_scales,
+            },
+            Output::Int8 { .. } => OutputMut::I8(want8.view_mut()),
+            _ => O::tag_mut(want.view_mut()),
+        };
+        cpu.gemm(&gemm, out).unwrap();
 
         // The device's.
         let mut host = vec![99i8; offset + m * stride + 1];
@@ -428,9 +431,9 @@ fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
         dw.push(0);
         let dw = stream.clone_htod(&dw).unwrap();
         let dw = Matrix::new(&dw, n, k);
-        let weights = device
-            .pack_int8(&stream, dw, WeightOrder::Outputs, Some(&w_scales))
-            .unwrap();
+        let order = WeightOrder::Outputs;
+        let weights = DeviceWeights::pack_int8(device, &stream, dw, order, Some(&w_scales));
+        let weights = weights.unwrap();
         let (ds, dz) = (
             stream.clone_htod(&row_scales).unwrap(),
             stream.clone_htod(&zeros).unwrap(),
@@ -445,29 +448,31 @@ fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
         let mut workspace = stream
             .clone_htod(&vec![0xffu8; plan.workspace_bytes().max(1)])
             .unwrap();
-        let operands = Operands {
-            lhs: if given {
-                DeviceLhs::Int8 {
-                    data: Matrix::new(dq.slice(offset..), m, k).with_stride(stride),
-                    scales: Some(ds.as_view()),
-                    zero_points: has_zeros.then(|| dz.as_view()),
-                }
-            } else {
-                DeviceLhs::Float(Matrix::new(T::floats(dx.as_view()), m, k))
-            },
-            weights: &weights,
-            col_scales: None,
-            bias: has_bias.then(|| bf16::floats(db.as_view())),
-            residual: has_residual.then(|| Matrix::new(f16::floats(dr.as_view()), m, columns)),
-            out: if to_int8 {
-                Matrix::new(DeviceOutput::I8(out8.as_view_mut()), m, columns)
-            } else {
-                Matrix::new(O::output(out.as_view_mut()), m, columns)
-            },
-            out_scales: per_token_output.then(|| out_scales.as_view_mut()),
+        let lhs = if given {
+            DeviceLhs::Int8 {
+                data: Matrix::new(dq.slice(offset..), m, k).with_stride(stride),
+                scales: Some((&ds).into()),
+                zero_points: has_zeros.then(|| (&dz).into()),
+            }
+        } else {
+            DeviceLhs::Float(Matrix::new(T::floats(dx.as_view()), m, k))
         };
-        plan.run(&stream, operands, &mut workspace.as_view_mut())
-            .unwrap();
+        let place: DeviceOutput<'_> = match output {
+            Output::Int8PerRow => DeviceOutput::I8PerRow {
+                data: out8.as_view_mut(),
+                scales: out_scales.as_view_mut(),
+            },
+            Output::Int8 { .. } => (&mut out8).into(),
+            _ => O::output(out.as_view_mut()),
+        };
+        let mut operands = Operands::new(lhs, weights.view(), Matrix::new(place, m, columns));
+        if has_bias {
+            operands = operands.with_bias(&db);
+        }
+        if has_residual {
+            operands = operands.with_residual(Matrix::new(&dr, m, columns));
+        }
+        plan.run(&stream, operands, &mut workspace).unwrap();
         if to_int8 {
             assert!(
                 want8.iter().eq(&stream.clone_dtoh(&out8).unwrap()),
@@ -478,7 +483,7 @@ fn anything_like_the_cpu<T: Full, O: Full>(seed: u64, cases: usize) {
             let found = Array2::from_shape_vec(shape, found).unwrap();
             assert_same(found.view(), want.view(), &what);
         }
-        if per_token_output {
+        if per_row {
             let found = stream.clone_dtoh(&out_scales).unwrap();
             assert_eq!(bits(&found), bits(&want_scales), "{what}");
         }
@@ -510,16 +515,18 @@ fn rows_quantised_anew_through_the_backend() {
                 row_scales: Scales::PerTensor(0.25),
                 activation: Activation::Silu,
                 gated,
-                ..Epilogue::default()
+                ..Epilogue::to(Output::Int8PerRow)
             };
             let gemm = Gemm::new(Lhs::Int8(a.view()), &weights, epilogue).unwrap();
             // By columns, too.
             let mut q = Array2::from_elem((if gated { n / 2 } else { n }, m), 9i8).reversed_axes();
             let mut scales = vec![9f32; m];
-            backend
-                .gemm_quantized(&gemm, q.view_mut(), &mut scales)
-                .unwrap();
-            let error = backend.gemm_quantized(&gemm, q.view_mut(), &mut vec![0.0; m + 1]);
+            let mut run = |scales: &mut [f32]| {
+                let data = q.view_mut();
+                backend.gemm(&gemm, OutputMut::I8PerRow { data, scales })
+            };
+            run(&mut scales).unwrap();
+            let error = run(&mut vec![0.0; m + 1]);
             assert!(matches!(error, Err(Error::Length { .. })), "{error:?}");
             (q, bits(&scales))
         };
@@ -561,8 +568,8 @@ fn a_run_allocates_nothing_waits_for_nothing_and_is_captured() {
 fn capture() {
     let stream = stream();
     let (m, n, k) = (5, 7, 600);
-    let spec = Spec::floats(m, n, k, DType::F32, DType::F32);
-    let job = Job::new(&stream, spec, 41);
+    let problem = Problem::floats(m, n, k, DType::F32, DType::F32);
+    let job = Job::new(&stream, problem, Algorithm::Heuristic, 41);
     let mut x = stream.clone_htod(job.x.as_slice().unwrap()).unwrap();
     let mut out = stream.clone_htod(&vec![7.0f32; m * n]).unwrap();
     let mut workspace = stream
@@ -575,17 +582,9 @@ fn capture() {
     stream
         .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
         .unwrap();
-    let operands = Operands {
-        lhs: DeviceLhs::Float(Matrix::new(f32::floats(x.as_view()), m, k)),
-        weights: &job.weights,
-        col_scales: None,
-        bias: None,
-        residual: None,
-        out: Matrix::new(DeviceOutput::F32(out.as_view_mut()), m, n),
-        out_scales: None,
-    };
-    let mut space = workspace.as_view_mut();
-    job.plan.run(&stream, operands, &mut space).unwrap();
+    let lhs = DeviceLhs::floats(Matrix::new(&x, m, k));
+    let operands = Operands::new(lhs, job.weights.view(), Matrix::new(&mut out, m, n));
+    job.plan.run(&stream, operands, &mut workspace).unwrap();
     if let Some(fake) = fake() {
         assert_eq!(fake.allocations_since_mark(), 0);
         assert_eq!(fake.frees_since_mark(), 0);
@@ -614,9 +613,9 @@ fn capture() {
 
 #[test]
 fn threads_run_one_plan_on_streams_of_their_own() {
-    let spec = Spec::floats(9, 20, 64, DType::F32, DType::F32);
+    let problem = Problem::floats(9, 20, 64, DType::F32, DType::F32);
     let first = stream();
-    let job = &Job::new(&first, spec, 51);
+    let job = &Job::new(&first, problem, Algorithm::Heuristic, 51);
     first.synchronize().unwrap();
     let want = &job.want();
     std::thread::scope(|scope| {
@@ -645,111 +644,87 @@ fn threads_run_one_plan_on_streams_of_their_own() {
 
 #[test]
 fn plans_that_make_no_sense_are_refused() {
-    let floats = |m, n, k| Spec::floats(m, n, k, DType::F32, DType::F32);
-    let refuse = |spec: Spec| Plan::new(device(), spec).unwrap_err().to_string();
-    for (spec, want) in [
+    let floats = |m, n, k| Problem::floats(m, n, k, DType::F32, DType::F32);
+    let static_input = |quant| floats(4, 4, 4).with_input(Input::Float(DType::F32, quant));
+    let refuse = |problem: Problem, by| Plan::new(device(), problem, by).unwrap_err().to_string();
+    for (problem, want) in [
         (
-            Spec {
-                output: DType::I32,
-                ..floats(4, 4, 4)
-            },
+            floats(4, 4, 4).with_output(Output::Raw),
             "a float left operand with i32 output",
         ),
         (
-            Spec {
-                output: DType::I8,
-                ..floats(4, 4, 4)
-            },
-            "no out_scale with i8 output",
+            floats(4, 4, 4).with_output(Output::Int8 { scale: 0.0 }),
+            "the output's scale is 0, expected a number above zero with a finite inverse",
         ),
         (
-            Spec {
-                output: DType::I8,
-                out_scale: Some(0.5),
-                per_token_output: true,
-                ..floats(4, 4, 4)
-            },
-            "an out_scale with i8 output",
+            floats(4, 4, 4).with_output(Output::Int8 { scale: f32::NAN }),
+            "the output's scale is NaN",
         ),
         (
-            Spec {
-                per_token_output: true,
-                ..floats(4, 4, 4)
-            },
-            "a scale for each row with f32 output",
+            floats(4, 4, 4).with_row_scales(),
+            "the epilogue's row scales is given beside a float left operand",
         ),
         (
-            Spec {
-                gated: true,
-                ..floats(4, 5, 4)
-            },
+            floats(4, 5, 4).gated(),
             "the columns of a gated product is 5",
         ),
         (
-            Spec {
-                gated: true,
-                ..Spec::int8(4, 4, 4)
-            },
+            Problem::int8(4, 4, 4).gated(),
             "a gated product with i32 output",
         ),
         (
-            Spec {
-                bias: Some(DType::F32),
-                ..Spec::int8(4, 4, 4)
-            },
+            Problem::int8(4, 4, 4).with_bias(DType::F32),
             "a bias, activation or residual with i32 output",
         ),
+        (floats(4, 4, 4).with_bias(DType::I32), "the bias is i32"),
         (
-            Spec {
-                bias: Some(DType::I32),
-                ..floats(4, 4, 4)
-            },
-            "the bias is i32",
-        ),
-        (
-            Spec {
-                input: Input::Float(DType::F32, ActivationQuant::Static { scale: f32::NAN }),
-                ..floats(4, 4, 4)
-            },
+            static_input(ActivationQuant::Static { scale: f32::NAN }),
             "the static activation scale is NaN",
         ),
         (floats(4, 4, 131_072), "K = 131072 is too long"),
         (
-            Spec::floats(4, 4, 4, DType::I8, DType::F32),
+            Problem::floats(4, 4, 4, DType::I8, DType::F32),
             "the input's type is integers",
         ),
         (floats(usize::MAX / 2, 4, 64), "M is"),
         (
-            Spec {
-                input: Input::Int8 {
-                    stride: 71,
-                    scales: false,
-                    zero_points: false,
-                },
-                ..Spec::int8(4, 4, 70)
-            }
-            .with_algorithm("igemm:64x64x128".parse().unwrap()),
-            "a multiple of 16 for the tile 64x64x128",
+            static_input(ActivationQuant::StaticAsymmetric {
+                scale: 1.0,
+                zero_point: 128,
+            }),
+            "zero point is 128",
         ),
         (
-            Spec {
-                input: Input::Float(
-                    DType::F32,
-                    ActivationQuant::StaticAsymmetric {
-                        scale: 1.0,
-                        zero_point: 128,
-                    },
-                ),
-                ..floats(4, 4, 4)
-            },
-            "the static zero point is 128",
-        ),
-        (
-            floats(4, 4, 4).with_algorithm(Algorithm::CublasLtCandidate(99)),
-            "cuBLASLt candidate '99' is not available here",
+            floats(4, 4, 64).with_scale_group(48),
+            "the group size is 48",
         ),
     ] {
-        let error = refuse(spec);
+        let error = refuse(problem, Algorithm::Heuristic);
+        assert!(error.contains(want), "{error}; expected {want}");
+    }
+    for (problem, by, want) in [
+        (
+            Problem::int8(4, 4, 70).with_input(Input::int8(71)),
+            "igemm_sm80:64x64x128",
+            "multiples of 16 bytes for the tile 64x64x128",
+        ),
+        (
+            floats(4, 4, 4),
+            "cublaslt:99",
+            "cuBLASLt candidate '99' is not available here",
+        ),
+        (
+            floats(4, 4, 64).with_scale_group(32),
+            "igemm_sm80:64x64x128",
+            "igemm_groupwise, for weights with scales along K",
+        ),
+        (
+            floats(4, 4, 64),
+            "igemm_groupwise:64x64x128",
+            "weights with scales along K",
+        ),
+    ] {
+        let error = refuse(problem, by.parse().unwrap());
         assert!(error.contains(want), "{error}; expected {want}");
     }
 }
@@ -759,77 +734,113 @@ fn operands_that_are_not_the_plans_are_refused_before_anything_runs() {
     let (own, stream) = (support::own_device(), stream());
     let device = &*own;
     let (m, n, k) = (4, 6, 40);
-    let job = Job::new(&stream, Spec::floats(m, n, k, DType::F32, DType::F32), 61);
-    let longer = Spec::floats(m, n, k + 1, DType::F32, DType::F32);
-    let longer = Job::new(&stream, longer, 62);
+    let floats = |k| Problem::floats(m, n, k, DType::F32, DType::F32);
+    let job = Job::new(&stream, floats(k), Algorithm::Heuristic, 61);
+    let longer = Job::new(&stream, floats(k + 1), Algorithm::Heuristic, 62);
     let x = stream.alloc_zeros::<f32>(m * k).unwrap();
     let half = stream.alloc_zeros::<f16>(m * k).unwrap();
     let ints = stream.alloc_zeros::<i8>(m * k).unwrap();
     let mut out = stream.clone_htod(&vec![7.0f32; m * n]).unwrap();
     let mut wide = stream.alloc_zeros::<i32>(m * n).unwrap();
-    let mut wide_scales = stream.alloc_zeros::<f32>(m).unwrap();
+    let mut narrow = stream.alloc_zeros::<i8>(m * n).unwrap();
+    let mut narrow_scales = stream.alloc_zeros::<f32>(m).unwrap();
     let bytes = job.plan.workspace_bytes();
     let mut workspace = stream.alloc_zeros::<u8>(bytes + 1).unwrap();
     let before = device.launches();
-    let floats = |rows, cols| DeviceLhs::Float(Matrix::new(f32::floats(x.as_view()), rows, cols));
+    let lhs = |rows, cols| DeviceLhs::floats(Matrix::new(&x, rows, cols));
     macro_rules! refused {
-        ($want:expr, $range:expr $(, $field:ident: $value:expr)?) => {
-            #[allow(unused_mut)]
-            let mut operands = Operands {
-                lhs: floats(m, k),
-                weights: &job.weights,
-                col_scales: None,
-                bias: None,
-                residual: None,
-                out: Matrix::new(DeviceOutput::F32(out.as_view_mut()), m, n),
-                out_scales: None,
-            };
-            $(operands.$field = $value;)?
+        ($want:expr, $operands:expr) => {
+            refused!($want, $operands, 0..bytes)
+        };
+        ($want:expr, $operands:expr, $range:expr) => {
             let mut space = workspace.slice_mut($range);
-            let error = job.plan.run(&stream, operands, &mut space).unwrap_err();
-            assert!(error.to_string().contains($want), "{error}; expected {}", $want);
+            let error = job.plan.run(&stream, $operands, &mut space).unwrap_err();
+            assert!(
+                error.to_string().contains($want),
+                "{error}; expected {}",
+                $want
+            );
         };
     }
-    refused!("the workspace has", 0..bytes - 1);
-    refused!("an address that is a multiple of 256", 1..bytes + 1);
-    refused!("the left operand has shape [3, 40]", 0..bytes, lhs: floats(3, k));
-    refused!("the left operand has 160 elements, expected 199", 0..bytes, lhs: {
-        let x = Matrix::new(f32::floats(x.as_view()), m, k).with_stride(53);
-        DeviceLhs::Float(x)
-    });
-    refused!("the left operand's type is f16", 0..bytes, lhs: {
-        DeviceLhs::Float(Matrix::new(f16::floats(half.as_view()), m, k))
-    });
-    refused!("the left operand is integers", 0..bytes, lhs: {
-        DeviceLhs::int8(Matrix::new(ints.as_view(), m, k))
-    });
-    refused!("the weights has shape [6, 41]", 0..bytes, weights: &longer.weights);
-    refused!("column scales has 5 elements", 0..bytes, col_scales: Some(x.slice(..5)));
-    refused!("the bias's type is f32, expected none", 0..bytes, bias: {
-        Some(f32::floats(x.slice(..n)))
-    });
-    refused!("the residual's type is f32, expected none", 0..bytes, residual: {
-        Some(Matrix::new(f32::floats(x.slice(..m * n)), m, n))
-    });
-    refused!("the output's type is i32", 0..bytes, out: {
-        Matrix::new(DeviceOutput::I32(wide.as_view_mut()), m, n)
-    });
+    macro_rules! with_lhs {
+        ($lhs:expr) => {
+            Operands::new($lhs, job.weights.view(), Matrix::new(&mut out, m, n))
+        };
+    }
+    macro_rules! to {
+        ($out:expr) => {
+            Operands::new(lhs(m, k), job.weights.view(), $out)
+        };
+    }
+    refused!("the workspace has", with_lhs!(lhs(m, k)), 0..bytes - 1);
+    refused!(
+        "an address that is a multiple of 256",
+        with_lhs!(lhs(m, k)),
+        1..bytes + 1
+    );
+    refused!("the left operand has shape [3, 40]", with_lhs!(lhs(3, k)));
+    refused!(
+        "the left operand has 160 elements, expected 199",
+        with_lhs!(DeviceLhs::floats(Matrix::new(&x, m, k).with_stride(53)))
+    );
+    refused!(
+        "the left operand's type is f16",
+        with_lhs!(DeviceLhs::floats(Matrix::new(&half, m, k)))
+    );
+    refused!(
+        "the left operand is integers",
+        with_lhs!(DeviceLhs::int8(Matrix::new(ints.as_view(), m, k)))
+    );
+    refused!(
+        "the weights has shape [6, 41]",
+        Operands::new(
+            lhs(m, k),
+            longer.weights.view(),
+            Matrix::new(&mut out, m, n)
+        )
+    );
+    refused!(
+        "column scales has 5 elements",
+        with_lhs!(lhs(m, k)).with_col_scales(x.slice(..5))
+    );
+    refused!(
+        "the bias's type is f32, expected none",
+        with_lhs!(lhs(m, k)).with_bias(x.slice(..n))
+    );
+    refused!(
+        "the residual's type is f32, expected none",
+        with_lhs!(lhs(m, k)).with_residual(Matrix::new(x.slice(..m * n), m, n))
+    );
+    refused!(
+        "the output's type is i32",
+        to!(Matrix::new(&mut wide, m, n))
+    );
     let mut short = stream.alloc_zeros::<f32>(m * n - 1).unwrap();
-    refused!("the output has 23 elements, expected 24", 0..bytes, out: {
-        Matrix::new(DeviceOutput::F32(short.as_view_mut()), m, n)
-    });
-    refused!("the output's scales is given, expected none", 0..bytes, out_scales: {
-        Some(wide_scales.as_view_mut())
-    });
+    refused!(
+        "the output has 23 elements, expected 24",
+        to!(Matrix::new(&mut short, m, n))
+    );
+    let per_row = DeviceOutput::I8PerRow {
+        data: narrow.as_view_mut(),
+        scales: narrow_scales.as_view_mut(),
+    };
+    refused!(
+        "the output's type is i8 with a scale a row, expected f32",
+        to!(Matrix::new(per_row, m, n))
+    );
     // Addresses between elements: views made by reinterpreting bytes.
     let odd = stream.alloc_zeros::<u8>(4 * m * k + 4).unwrap();
     let odd = odd.slice(2..);
     // SAFETY: the bytes are there; nothing reads them at this address.
     let odd = |len| unsafe { odd.transmute::<f32>(len) }.unwrap();
-    refused!("the left operand is at address", 0..bytes, lhs: {
-        DeviceLhs::Float(Matrix::new(f32::floats(odd(m * k)), m, k))
-    });
-    refused!("column scales is at address", 0..bytes, col_scales: Some(odd(n)));
+    refused!(
+        "the left operand is at address",
+        with_lhs!(DeviceLhs::floats(Matrix::new(odd(m * k), m, k)))
+    );
+    refused!(
+        "column scales is at address",
+        with_lhs!(lhs(m, k)).with_col_scales(odd(n))
+    );
     assert_eq!(device.launches(), before);
     assert_eq!(stream.clone_dtoh(&out).unwrap(), vec![7.0; m * n]);
 }
@@ -842,7 +853,7 @@ fn what_the_device_lacks_memory_for_is_an_error() {
     let side = 1 << 21;
     let a = Matrix::new(nothing.as_view(), side, 0);
     let b = Matrix::new(nothing.as_view(), 0, side);
-    let error = device.matmul_true_int8(&stream, a, b).unwrap_err();
+    let error = gpu::matmul_true_int8(device, &stream, a, b).unwrap_err();
     let out_of_memory = "CUDA_ERROR_OUT_OF_MEMORY";
     assert!(
         matches!(&error, Error::Cuda { name, .. } if name == out_of_memory),
@@ -850,7 +861,7 @@ fn what_the_device_lacks_memory_for_is_an_error() {
     );
     // The device goes on.
     let x = stream.clone_htod(&[1.5f32, -300.0]).unwrap();
-    let q = device.quant_int8(&stream, &x).unwrap();
+    let q = gpu::quant_int8(device, &stream, &x).unwrap();
     assert_eq!(stream.clone_dtoh(&q).unwrap(), [2, -127]);
 }
 
@@ -866,22 +877,22 @@ fn tuned_choices_are_remembered() {
     }
     let path = PathBuf::from(std::env::var_os("IMMA_CHOICES").unwrap());
     let folder = path.parent().unwrap();
-    let spec = Spec::floats(3, 8, 4096, DType::F32, DType::F32);
-    let spec = spec.with_algorithm(Algorithm::Autotuned);
+    let problem = Problem::floats(3, 8, 4096, DType::F32, DType::F32);
+    let tuned = |device: &Device| Plan::new(device, problem.clone(), Algorithm::Autotuned);
     let stream = stream();
-    let job = Job::new(&stream, spec.clone(), 71);
+    let job = Job::new(&stream, problem.clone(), Algorithm::Autotuned, 71);
     assert!(job.plan.to_string().contains("measured: "), "{}", job.plan);
     assert_same(job.run(&stream, 0xff).view(), job.want().view(), "tuned");
     let (cache, warning) = ChoiceCache::load(&path, device().properties());
     assert_eq!((cache.len(), warning), (1, None));
     // From memory, and by a device that was opened anew from the file.
-    let again = Plan::new(device(), spec.clone()).unwrap();
+    let again = tuned(device()).unwrap();
     assert!(again.to_string().contains("measured earlier"), "{again}");
     let fresh = || Device::with_context(device().context()).unwrap();
-    let again = Plan::new(&fresh(), spec.clone()).unwrap();
+    let again = tuned(&fresh()).unwrap();
     assert!(again.to_string().contains("measured earlier"), "{again}");
     std::fs::write(&path, "imma choices 1\nkey some").unwrap();
-    let anew = Plan::new(&fresh(), spec).unwrap();
+    let anew = tuned(&fresh()).unwrap();
     assert!(anew.to_string().contains("measured: "), "{anew}");
     let (cache, warning) = ChoiceCache::load(&path, device().properties());
     assert_eq!((cache.len(), warning), (1, None));
@@ -911,33 +922,15 @@ fn a_layer_on_device_memory_gives_the_bits_of_the_cpu() {
         let dq = stream.clone_htod(&dq).unwrap();
         let host = Int8Linear::from_float(w.view(), None).unwrap();
         let host8 = Int8Linear::from_int8::<bf16>(q.view(), &[0.25], None).unwrap();
-        type Layer = imma::cuda::Int8Linear;
-        let none = || None::<CudaSlice<bf16>>;
-        let by_outputs = WeightOrder::Outputs;
+        type Layer = DeviceLinear;
+        let (outputs, inputs) = (WeightOrder::Outputs, WeightOrder::Inputs);
+        let (by_rows, turned) = (Matrix::new(&dw, n, k), Matrix::new(&dt, k, n));
+        let int8 = Matrix::new(&dq, n, k);
         let layers = [
+            (Layer::from_float(device, &stream, by_rows, outputs), &host),
+            (Layer::from_float(device, &stream, turned, inputs), &host),
             (
-                Layer::from_float(device, &stream, Matrix::new(&dw, n, k), by_outputs, none()),
-                &host,
-            ),
-            (
-                Layer::from_float(
-                    device,
-                    &stream,
-                    Matrix::new(&dt, k, n),
-                    WeightOrder::Inputs,
-                    none(),
-                ),
-                &host,
-            ),
-            (
-                Layer::from_int8(
-                    device,
-                    &stream,
-                    Matrix::new(&dq, n, k),
-                    by_outputs,
-                    &[0.25],
-                    none(),
-                ),
+                Layer::from_int8(device, &stream, int8, outputs, &[0.25]),
                 &host8,
             ),
         ];
@@ -967,4 +960,85 @@ fn a_layer_on_device_memory_gives_the_bits_of_the_cpu() {
             );
         }
     }
+}
+
+/// Integers that start between multiples of 16 bytes are planned for; a plan for others names them.
+#[test]
+fn integers_that_start_anywhere_are_planned_for() {
+    let (device, stream) = (device(), stream());
+    let mut random = Random(91);
+    let (m, n, k) = (5, 6, 64);
+    let (a, w) = (integers(&mut random, m, k), integers(&mut random, k, n));
+    let dw = stream.clone_htod(w.as_slice().unwrap()).unwrap();
+    let dw = Matrix::new(&dw, k, n);
+    let weights = DeviceWeights::pack_int8(device, &stream, dw, WeightOrder::Inputs, None).unwrap();
+    let mut host = vec![0i8; 3];
+    host.extend(a.iter());
+    let da = stream.clone_htod(&host).unwrap();
+    let mut out = stream.alloc_zeros::<i32>(m * n).unwrap();
+    let mut run = |aligned| {
+        let input = Input::Int8 { stride: k, aligned };
+        let problem = Problem::int8(m, n, k).with_input(input);
+        let plan = Plan::new(device, problem, Algorithm::Heuristic).unwrap();
+        let mut workspace = stream
+            .alloc_zeros::<u8>(plan.workspace_bytes().max(1))
+            .unwrap();
+        let lhs = DeviceLhs::int8(Matrix::new(da.slice(3..), m, k));
+        let operands = Operands::new(lhs, weights.view(), Matrix::new(&mut out, m, n));
+        plan.run(&stream, operands, &mut workspace)
+            .map(|()| plan.kernel())
+    };
+    let error = run(true).unwrap_err().to_string();
+    assert!(
+        error.contains("the left operand is at address") && error.contains("multiple of 16"),
+        "{error}"
+    );
+    assert!(run(false).unwrap().contains("_any"));
+    let want = matmul_true_int8(a.view(), w.view()).unwrap();
+    assert!(want.iter().eq(&stream.clone_dtoh(&out).unwrap()));
+}
+
+/// A layer keeps its plans, and refuses those of another.
+#[test]
+fn a_plan_belongs_to_its_layer() {
+    let (device, stream) = (device(), stream());
+    let (m, n, k) = (3, 8, 64);
+    let w = stream.clone_htod(&vec![0.5f32; n * k]).unwrap();
+    let layer = || {
+        let w = Matrix::new(&w, n, k);
+        DeviceLinear::from_float(device, &stream, w, WeightOrder::Outputs).unwrap()
+    };
+    let (plain, relu) = (layer(), layer().with_activation(Activation::Relu));
+    let bias = stream.clone_htod(&vec![1f32; n]).unwrap();
+    let biased = layer().with_bias(bias).unwrap();
+    let fixed = layer().with_activation_quant(ActivationQuant::Static { scale: 0.5 });
+    let x = stream.clone_htod(&vec![-1f32; m * k]).unwrap();
+    let mut y = stream.clone_htod(&vec![7f32; m * n]).unwrap();
+    let mut run = |layer: &DeviceLinear, plan: &Plan| {
+        let mut workspace = stream.alloc_zeros::<u8>(plan.workspace_bytes()).unwrap();
+        let (x, y) = (Matrix::new(&x, m, k), Matrix::new(&mut y, m, n));
+        layer.run(plan, &stream, x, y, &mut workspace)
+    };
+    let plan = |layer: &DeviceLinear| layer.plan(m, DType::F32, DType::F32).unwrap();
+    for (mine, others) in [
+        (&plain, [&relu, &biased, &fixed]),
+        (&relu, [&plain, &biased, &fixed]),
+        (&biased, [&plain, &relu, &fixed]),
+        (&fixed, [&plain, &relu, &biased]),
+    ] {
+        run(mine, &plan(mine)).unwrap();
+        for other in others {
+            let error = run(mine, &plan(other)).unwrap_err().to_string();
+            assert!(error.contains("the plan is one for"), "{error}");
+        }
+    }
+    // Another batch size is another plan's.
+    let other = plain.plan(m + 1, DType::F32, DType::F32).unwrap();
+    assert!(run(&plain, &other).is_err());
+    // Coming back to a batch size answers the same plan: what it knows is shared.
+    let first = format!("{:p}", plan(&plain).problem());
+    for m in 1..40 {
+        plain.plan(m, DType::F32, DType::F32).unwrap();
+    }
+    assert_eq!(first, format!("{:p}", plan(&plain).problem()));
 }

@@ -4,7 +4,7 @@
 use crate::support::{self, device, floats, same, stream, Placed, Random, Type};
 use half::{bf16, f16};
 use imma::cuda::cudarc::driver::CudaStream;
-use imma::cuda::Matrix;
+use imma::cuda::{kernels, Matrix};
 use imma::rounding::Rounding;
 use imma::Error;
 use ndarray::{ArrayView1, ArrayView2, ArrayViewMut2};
@@ -111,9 +111,7 @@ fn quantized<T: Type>(
         Matrix::new(&input, rows, cols),
         Matrix::new(&mut integers, rows, cols),
     );
-    device()
-        .quantize_rows(stream, from, to, &mut scales, nearest)
-        .unwrap();
+    kernels::quantize_rows(device(), stream, from, to, &mut scales, nearest).unwrap();
     (
         stream.clone_dtoh(&integers).unwrap(),
         stream.clone_dtoh(&scales).unwrap(),
@@ -141,16 +139,15 @@ fn rmsnorm<T: Type>(large: usize, wrong: &mut Vec<String>) {
             output.integers
         );
         let target = output.integers.geometry();
-        device
-            .rmsnorm_quantize(
-                &stream,
-                source.over(&input.view()),
-                &weight_view,
-                EPSILON,
-                target.over(&mut output.integers.view_mut()),
-                &mut output.scales.view_mut(),
-            )
-            .unwrap_or_else(|error| panic!("{case}: {error}"));
+        kernels::rmsnorm_quantize(
+            device,
+            &stream,
+            source.over(&input.view()),
+            (&weight_view, EPSILON),
+            target.over(&mut output.integers.view_mut()),
+            &mut output.scales.view_mut(),
+        )
+        .unwrap_or_else(|error| panic!("{case}: {error}"));
         let (x, w) = (view(&data, rows, cols), ArrayView1::from(&weight));
         let expected = imma::rmsnorm_quantize(x, w, EPSILON).unwrap();
         let integers = expected.data().as_slice().unwrap();
@@ -174,17 +171,16 @@ fn rmsnorm<T: Type>(large: usize, wrong: &mut Vec<String>) {
         let mut output = Output::new(&stream, random, rows, cols);
         let case = format!("{case}, residual {residual} -> {}", output.integers);
         let (target, place) = (output.integers.geometry(), residual.geometry());
-        device
-            .add_rmsnorm_quantize(
-                &stream,
-                source.over(&input.view()),
-                place.over(&mut residual.view_mut()),
-                &weight_view,
-                EPSILON,
-                target.over(&mut output.integers.view_mut()),
-                &mut output.scales.view_mut(),
-            )
-            .unwrap_or_else(|error| panic!("{case}: {error}"));
+        kernels::add_rmsnorm_quantize(
+            device,
+            &stream,
+            source.over(&input.view()),
+            place.over(&mut residual.view_mut()),
+            (&weight_view, EPSILON),
+            target.over(&mut output.integers.view_mut()),
+            &mut output.scales.view_mut(),
+        )
+        .unwrap_or_else(|error| panic!("{case}: {error}"));
         let to = ArrayViewMut2::from_shape((rows, cols), &mut sum).unwrap();
         let expected = imma::add_rmsnorm_quantize(x, to, w, EPSILON).unwrap();
         let found = residual.read(&stream);
@@ -220,15 +216,15 @@ fn silu_mul<T: Type>(wrong: &mut Vec<String>) {
         );
         let (first, second) = (gates.geometry(), ups.geometry());
         let target = output.integers.geometry();
-        device
-            .silu_mul_quantize(
-                &stream,
-                first.over(&gates.view()),
-                second.over(&ups.view()),
-                target.over(&mut output.integers.view_mut()),
-                &mut output.scales.view_mut(),
-            )
-            .unwrap_or_else(|error| panic!("{case}: {error}"));
+        kernels::silu_mul_quantize(
+            device,
+            &stream,
+            first.over(&gates.view()),
+            second.over(&ups.view()),
+            target.over(&mut output.integers.view_mut()),
+            &mut output.scales.view_mut(),
+        )
+        .unwrap_or_else(|error| panic!("{case}: {error}"));
         let (gate, up) = (view(&gate, rows, cols), view(&up, rows, cols));
         let expected = imma::silu_mul_quantize(gate, up).unwrap();
         let integers = expected.data().as_slice().unwrap();
@@ -288,16 +284,15 @@ fn batches_change_nothing() {
         );
         let mut integers = stream.alloc_zeros::<i8>(rows * cols).unwrap();
         let mut scales = stream.alloc_zeros::<f32>(rows).unwrap();
-        device
-            .rmsnorm_quantize(
-                &stream,
-                input.geometry().over(&input.view()),
-                &weight,
-                EPSILON,
-                Matrix::new(&mut integers, rows, cols),
-                &mut scales,
-            )
-            .unwrap();
+        kernels::rmsnorm_quantize(
+            device,
+            &stream,
+            input.geometry().over(&input.view()),
+            (&weight, EPSILON),
+            Matrix::new(&mut integers, rows, cols),
+            &mut scales,
+        )
+        .unwrap();
         (
             stream.clone_dtoh(&integers).unwrap(),
             stream.clone_dtoh(&scales).unwrap(),
@@ -326,8 +321,7 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
             Matrix::new(&input, rows, cols),
             Matrix::new(&mut output, out[0], out[1]),
         );
-        device
-            .rmsnorm_quantize(&stream, from, &weight, epsilon, to, &mut scales)
+        kernels::rmsnorm_quantize(device, &stream, from, (&weight, epsilon), to, &mut scales)
             .unwrap_err()
     };
     for epsilon in [0.0, -1e-5, f32::NAN, f32::INFINITY] {
@@ -349,41 +343,39 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
     let long = stream.clone_htod(&vec![1.0f32; 1 << 23]).unwrap();
     let mut many = stream.alloc_zeros::<i8>(1 << 23).unwrap();
     let mut one = stream.alloc_zeros::<f32>(1).unwrap();
-    let error = device
-        .rmsnorm_quantize(
-            &stream,
-            Matrix::new(&long, 1, 1 << 23),
-            &long,
-            EPSILON,
-            Matrix::new(&mut many, 1, 1 << 23),
-            &mut one,
-        )
-        .unwrap_err();
+    let error = kernels::rmsnorm_quantize(
+        device,
+        &stream,
+        Matrix::new(&long, 1, 1 << 23),
+        (&long, EPSILON),
+        Matrix::new(&mut many, 1, 1 << 23),
+        &mut one,
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("shared memory"), "{error}");
 
-    let error = device
-        .add_rmsnorm_quantize(
-            &stream,
-            Matrix::new(&input, 4, 6),
-            Matrix::new(&mut residual, 3, 6),
-            &weight,
-            EPSILON,
-            Matrix::new(&mut output, 4, 6),
-            &mut scales,
-        )
-        .unwrap_err();
+    let error = kernels::add_rmsnorm_quantize(
+        device,
+        &stream,
+        Matrix::new(&input, 4, 6),
+        Matrix::new(&mut residual, 3, 6),
+        (&weight, EPSILON),
+        Matrix::new(&mut output, 4, 6),
+        &mut scales,
+    )
+    .unwrap_err();
     assert!(matches!(error, Error::ShapeMismatch { .. }), "{error}");
 
     let mut silu = |up: [usize; 2], out: [usize; 2]| {
-        device
-            .silu_mul_quantize(
-                &stream,
-                Matrix::new(&input, 4, 6),
-                Matrix::new(&other, up[0], up[1]),
-                Matrix::new(&mut output, out[0], out[1]),
-                &mut scales,
-            )
-            .unwrap_err()
+        kernels::silu_mul_quantize(
+            device,
+            &stream,
+            Matrix::new(&input, 4, 6),
+            Matrix::new(&other, up[0], up[1]),
+            Matrix::new(&mut output, out[0], out[1]),
+            &mut scales,
+        )
+        .unwrap_err()
     };
     for (up, out) in [([4, 5], [4, 6]), ([3, 6], [4, 6]), ([4, 6], [4, 5])] {
         let error = silu(up, out);

@@ -4,13 +4,16 @@
 use crate::output::Out;
 use crate::support::{self, device, same, stream, Placed, Random};
 use half::{bf16, f16};
-use imma::cuda::cudarc::driver::{CudaSlice, CudaStream};
-use imma::cuda::{
-    by_name, choose, Batches, DeviceEpilogue, DeviceFloats, Igemm, Matrix, Tile, TILES,
-};
+use imma::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaView};
+use imma::cuda::kernels::igemm_sm80::{by_name, candidates, Instance, Tile, TILES};
+use imma::cuda::kernels::{self, igemm_sm80, Batches, GemmOperands, OnDevice, ScaleGroups, Shape};
+use imma::cuda::{DeviceFloats, DeviceOutput, Matrix};
+use imma::epilogue::Host;
 use imma::reference::{self, Product};
-use imma::{Activation, DType, Epilogue, Error, FloatSlice, FloatView, Lhs, Scales, Weights};
+use imma::{Activation, Epilogue, Error, FloatSlice, FloatView, Lhs};
+use imma::{Output, Scales, Weights, ZeroPoints};
 use ndarray::{Array2, ArrayView2};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Host and device copies of floats of one of the three types.
@@ -68,34 +71,24 @@ impl Floats {
             Floats::BF16(v, _) => FloatView::BF16(of(v, m, n)),
         }
     }
-}
 
-/// Runs `$body` with `$floats` as `DeviceFloats` and its geometry.
-macro_rules! with_device {
-    ($floats:expr, $device:ident, $geometry:ident => $body:expr) => {
-        match $floats {
-            None => {
-                let $device: Option<DeviceFloats<'_>> = None;
-                let $geometry: Option<support::Geometry> = None;
-                $body
-            }
-            Some(Floats::F32(_, p)) => {
-                let (view, $geometry) = (p.view(), Some(p.geometry()));
-                let $device = Some(DeviceFloats::F32(&view));
-                $body
-            }
-            Some(Floats::F16(_, p)) => {
-                let (view, $geometry) = (p.view(), Some(p.geometry()));
-                let $device = Some(DeviceFloats::F16(&view));
-                $body
-            }
-            Some(Floats::BF16(_, p)) => {
-                let (view, $geometry) = (p.view(), Some(p.geometry()));
-                let $device = Some(DeviceFloats::BF16(&view));
-                $body
-            }
+    /// The device's copy.
+    fn matrix(&self) -> Matrix<DeviceFloats<'_>> {
+        match self {
+            Floats::F32(_, p) => p.geometry().over(DeviceFloats::F32(p.view())),
+            Floats::F16(_, p) => p.geometry().over(DeviceFloats::F16(p.view())),
+            Floats::BF16(_, p) => p.geometry().over(DeviceFloats::BF16(p.view())),
         }
-    };
+    }
+
+    /// The same as a vector.
+    fn vector(&self) -> DeviceFloats<'_> {
+        match self {
+            Floats::F32(_, p) => DeviceFloats::F32(p.view()),
+            Floats::F16(_, p) => DeviceFloats::F16(p.view()),
+            Floats::BF16(_, p) => DeviceFloats::BF16(p.view()),
+        }
+    }
 }
 
 /// Operands of one product, on the host and placed on the device.
@@ -141,9 +134,16 @@ impl Operands {
     }
 }
 
+fn on_device(scales: &Option<Placed<f32>>) -> Scales<imma::cuda::DeviceVector<'_, f32>> {
+    match scales {
+        None => Scales::None,
+        Some(scales) => Scales::PerVector(scales.view().into()),
+    }
+}
+
 /// One product by one instance with a random epilogue, gated or not; also the stand-alone epilogue over the oracle's sums.
 fn check<O: Out>(random: &mut Random, tile: &'static Tile, splits: usize, shape: [usize; 3]) {
-    let gated = O::DTYPE != DType::I32 && random.below(3) == 0;
+    let gated = O::OUTPUT != Output::Raw && random.below(3) == 0;
     check_product::<O>(random, tile, splits, shape, gated);
 }
 
@@ -159,7 +159,7 @@ fn check_product<O: Out>(
     let n = if gated { n.next_multiple_of(2) } else { n };
     let cols = if gated { n / 2 } else { n };
     let operands = Operands::new(&stream, random, [m, n, k], tile.aligned);
-    let raw = O::DTYPE == DType::I32;
+    let raw = O::OUTPUT == Output::Raw;
     let some = |random: &mut Random| random.below(3) > 0;
     let zeros: Option<Vec<i32>> = some(random).then(|| {
         let count = random.pick(&[1, m]);
@@ -184,34 +184,34 @@ fn check_product<O: Out>(
             Activation::GeluTanh,
         ])
     };
-    let out_scale = (O::DTYPE == DType::I8).then_some(0.037f32);
 
-    fn host(scales: &Option<Vec<f32>>) -> Scales<'_> {
+    fn host(scales: &Option<Vec<f32>>) -> Scales<&[f32]> {
         match scales.as_deref() {
             None => Scales::None,
             Some([one]) => Scales::PerTensor(*one),
             Some(all) => Scales::PerVector(all),
         }
     }
-    let epilogue = Epilogue {
+    let epilogue = Epilogue::<Host<'_>> {
         row_scales: host(&row),
         col_scales: host(&col),
-        row_zero_points: zeros.as_deref(),
+        row_zero_points: match zeros.as_deref() {
+            None => ZeroPoints::None,
+            Some([one]) => ZeroPoints::PerTensor(*one),
+            Some(all) => ZeroPoints::PerVector(all),
+        },
         bias: bias.as_ref().map(Floats::slice),
         activation,
         gated,
         residual: residual.as_ref().map(|r| r.view(m, cols)),
-        out_scale,
+        output: O::OUTPUT,
     };
     let lhs = Lhs::Int8(operands.a.view());
     let weights = Weights::Int8(operands.w.t());
-    let want = O::of(reference::gemm(&lhs, &weights, &epilogue, O::DTYPE));
+    let want = O::of(reference::gemm(&lhs, &weights, &epilogue));
     let want_rows = (!raw).then(|| {
-        let epilogue = Epilogue {
-            out_scale: None,
-            ..epilogue.clone()
-        };
-        match reference::gemm(&lhs, &weights, &epilogue, DType::F32) {
+        let epilogue = epilogue.clone().with_output(Output::F32);
+        match reference::gemm(&lhs, &weights, &epilogue) {
             Product::F32(floats) => reference::quantize_rows(floats.view()),
             other => panic!("the oracle answered {other:?}"),
         }
@@ -238,74 +238,77 @@ fn check_product<O: Out>(
     let col = place(&stream, random, &col);
     let zeros = place(&stream, random, &zeros);
     let col_sums = place(&stream, random, &col_sums);
-    let (row, col) = (
-        row.as_ref().map(|p| p.view()),
-        col.as_ref().map(|p| p.view()),
-    );
-    let zeros = zeros.as_ref().map(|p| p.view());
     let col_sums = col_sums.as_ref().map(|p| p.view());
-    let igemm = Igemm { tile, splits };
-    let mut workspace: CudaSlice<i32> = stream
-        .clone_htod(&vec![0x5555_5555; igemm.workspace(m, n).max(1)])
-        .unwrap();
+    let instance = Instance::new(tile).with_splits(splits);
+    let workspace = |output: Output| -> CudaSlice<i32> {
+        let len = instance.workspace(m, n, output).max(1);
+        stream.clone_htod(&vec![0x5555_5555; len]).unwrap()
+    };
     let mut output = Placed::filled(&stream, random, m, cols, O::POISON, O::GAP);
     let mut alone = Placed::filled(&stream, random, m, cols, O::POISON, O::GAP);
     let mut rows = [(); 2].map(|()| Rows::new(&stream, random, m, cols));
-    let mut rows_workspace: CudaSlice<i32> = stream
-        .clone_htod(&vec![0x5555_5555; igemm.workspace_quantized(m, n).max(1)])
-        .unwrap();
     let sums = Placed::new(&stream, random, &sums, m, n, -5);
     let case = format!(
         "{} split {splits}, [{m}, {k}] x [{k}, {n}] -> {} {output}, {epilogue:?}",
         tile.name,
-        O::DTYPE
+        O::TYPE
     );
-    let (ga, gw) = (operands.device_a.geometry(), operands.device_w.geometry());
-    let (gout, galone, gsums) = (output.geometry(), alone.geometry(), sums.geometry());
-    with_device!(&bias, bias_floats, _geometry => {
-        with_device!(&residual, residual_floats, geometry => {
-            let epilogue = DeviceEpilogue {
-                row_scales: row.as_ref().map(|v| v as _),
-                col_scales: col.as_ref().map(|v| v as _),
-                row_zero_points: zeros.as_ref().map(|v| v as _),
-                col_sums: col_sums.as_ref().map(|v| v as _),
-                bias: bias_floats,
-                activation,
-                gated,
-                residual: residual_floats.zip(geometry).map(|(floats, g)| g.over(floats)),
-                out_scale,
-            };
-            let (a, w) = (operands.device_a.view(), operands.device_w.view());
-            device
-                .igemm(&stream, igemm, ga.over(&a), gw.over(&w), gout.over(&mut output.view_mut()), &epilogue,
-                    Some(&mut workspace))
-                .unwrap_or_else(|error| panic!("{case}: {error}"));
-            device
-                .epilogue(&stream, gsums.over(&sums.view()), galone.over(&mut alone.view_mut()), &epilogue)
-                .unwrap_or_else(|error| panic!("{case}: {error}"));
-            if !raw {
-                let epilogue = DeviceEpilogue { out_scale: None, ..epilogue };
-                let [by_gemm, by_sums] = &mut rows;
-                let g = by_gemm.q.geometry();
-                device
-                    .igemm_quantized(&stream, igemm, ga.over(&a), gw.over(&w), g.over(&mut by_gemm.q.view_mut()),
-                        &mut by_gemm.scales.view_mut(), &epilogue, &mut rows_workspace)
-                    .unwrap_or_else(|error| panic!("quantised {case}: {error}"));
-                let g = by_sums.q.geometry();
-                device
-                    .epilogue_quantized(&stream, gsums.over(&sums.view()), g.over(&mut by_sums.q.view_mut()),
-                        &mut by_sums.scales.view_mut(), &epilogue)
-                    .unwrap_or_else(|error| panic!("quantised {case}: {error}"));
-            }
-        })
-    });
+    let epilogue = Epilogue::<OnDevice<'_>> {
+        row_scales: on_device(&row),
+        col_scales: on_device(&col),
+        row_zero_points: match &zeros {
+            None => ZeroPoints::None,
+            Some(zeros) => ZeroPoints::PerVector(zeros.view().into()),
+        },
+        bias: bias.as_ref().map(Floats::vector),
+        activation,
+        gated,
+        residual: residual.as_ref().map(Floats::matrix),
+        output: O::OUTPUT,
+    };
+    let gemm = |epilogue: &Epilogue<OnDevice<'_>>, out: Matrix<DeviceOutput<'_>>| {
+        let (a, w) = (&operands.device_a, &operands.device_w);
+        let mut workspace = workspace(epilogue.output);
+        let mut operands = GemmOperands::new(
+            a.geometry().over(a.view()),
+            w.geometry().over(w.view()),
+            out,
+            epilogue.clone(),
+        )
+        .with_workspace(workspace.as_view_mut());
+        if let Some(sums) = &col_sums {
+            operands = operands.with_col_sums(sums.slice(..));
+        }
+        igemm_sm80(device, &stream, instance, operands)
+            .unwrap_or_else(|error| panic!("{case}: {error}"));
+    };
+    let finish = |epilogue: &Epilogue<OnDevice<'_>>, out: Matrix<DeviceOutput<'_>>| {
+        let col_sums = col_sums.as_ref().map(|v| v.slice(..).into());
+        let view = sums.view();
+        let sums = sums.geometry().over(&view);
+        kernels::epilogue(device, &stream, sums, epilogue, col_sums, out)
+            .unwrap_or_else(|error| panic!("{case}: {error}"));
+    };
+    let g = output.geometry();
+    gemm(&epilogue, g.over(O::place(output.view_mut())));
+    let g = alone.geometry();
+    finish(&epilogue, g.over(O::place(alone.view_mut())));
+    if !raw {
+        let epilogue = epilogue.clone().with_output(Output::Int8PerRow);
+        let [by_gemm, by_sums] = &mut rows;
+        gemm(&epilogue, by_gemm.place());
+        finish(&epilogue, by_sums.place());
+    }
     if let Some(want) = &want_rows {
-        for (what, found) in ["igemm_quantized", "epilogue_quantized"].iter().zip(rows) {
+        for (what, found) in ["igemm_sm80 to int8 by row", "epilogue to int8 by row"]
+            .iter()
+            .zip(rows)
+        {
             found.check(&stream, want, &format!("{what} {case}"));
         }
     }
     for (what, found) in [
-        ("igemm", output.read(&stream)),
+        ("igemm_sm80", output.read(&stream)),
         ("epilogue", alone.read(&stream)),
     ] {
         assert_eq!(found.len(), want.len(), "{what} {case}");
@@ -338,6 +341,15 @@ impl Rows {
             q: Placed::filled(stream, random, m, cols, -77, -78),
             scales: Placed::filled(stream, random, 1, m, -77.0, -78.0),
         }
+    }
+
+    fn place(&mut self) -> Matrix<DeviceOutput<'_>> {
+        let geometry = self.q.geometry();
+        let place = DeviceOutput::I8PerRow {
+            data: self.q.view_mut(),
+            scales: self.scales.view_mut(),
+        };
+        geometry.over(place)
     }
 
     fn check(self, stream: &Arc<CudaStream>, want: &reference::Quantized, case: &str) {
@@ -441,32 +453,27 @@ fn a_row_does_not_depend_on_its_batch_tile_or_split() {
     let scales = stream.clone_htod(&scales).unwrap();
     let columns = stream.clone_htod(&columns).unwrap();
     let run = |tile: &'static Tile, splits: usize, first: usize, rows: usize| -> Vec<u32> {
-        let igemm = Igemm { tile, splits };
+        let instance = Instance::new(tile).with_splits(splits);
         let mut out = stream.clone_htod(&vec![-1.0f32; rows * n]).unwrap();
         let mut workspace = stream
-            .clone_htod(&vec![7i32; igemm.workspace(rows, n).max(1)])
+            .clone_htod(&vec![7i32; instance.workspace(rows, n, Output::F32).max(1)])
             .unwrap();
         let view = operands.device_a.view();
         let stride = operands.device_a.geometry().stride();
-        let a = view.slice(first * stride..);
-        let row_scales = scales.slice(first..first + rows);
-        let epilogue = DeviceEpilogue {
-            row_scales: Some(&row_scales),
-            col_scales: Some(&columns),
+        let epilogue = Epilogue::<OnDevice<'_>> {
+            row_scales: Scales::PerVector(scales.slice(first..first + rows).into()),
+            col_scales: Scales::PerVector((&columns).into()),
             activation: Activation::Silu,
-            ..DeviceEpilogue::default()
+            ..Epilogue::default()
         };
-        device
-            .igemm(
-                &stream,
-                igemm,
-                Matrix::new(&a, rows, k).with_stride(stride),
-                operands.device_w.geometry().over(&operands.device_w.view()),
-                Matrix::new(&mut out, rows, n),
-                &epilogue,
-                Some(&mut workspace),
-            )
-            .unwrap();
+        let operands = GemmOperands::new(
+            Matrix::new(view.slice(first * stride..), rows, k).with_stride(stride),
+            operands.device_w.geometry().over(operands.device_w.view()),
+            Matrix::new((&mut out).into(), rows, n),
+            epilogue,
+        );
+        let operands = operands.with_workspace(workspace.as_view_mut());
+        igemm_sm80(device, &stream, instance, operands).unwrap();
         let found = stream.clone_dtoh(&out).unwrap();
         found.iter().map(|x| x.to_bits()).collect()
     };
@@ -492,7 +499,7 @@ fn a_batch_is_its_products_one_by_one() {
     for case in 0..24 {
         let tile = random.pick(&TILES.each_ref());
         let splits = random.pick(&[1, 1, 3]);
-        let igemm = Igemm { tile, splits };
+        let instance = Instance::new(tile).with_splits(splits);
         let [m, n, k] = [
             1 + random.below(40),
             1 + random.below(90),
@@ -540,60 +547,46 @@ fn a_batch_is_its_products_one_by_one() {
         let poison = vec![-77.0f32; len];
         let mut found = stream.clone_htod(&poison).unwrap();
         let mut want = stream.clone_htod(&poison).unwrap();
-        let epilogue = DeviceEpilogue {
-            row_scales: Some(&row_scales),
-            col_scales: Some(&col_scales),
-            bias: Some(DeviceFloats::F32(&bias)),
-            residual: Some(Matrix::new(DeviceFloats::F32(&residual), m, n)),
-            activation: Activation::Relu,
-            ..DeviceEpilogue::default()
+        // Of all products, or of the one that starts there.
+        let epilogue = |rows: Range<usize>, cols: Range<usize>, first: usize, end: usize| {
+            let residual = DeviceFloats::F32(residual.slice(first..end));
+            Epilogue::<OnDevice<'_>> {
+                row_scales: Scales::PerVector(row_scales.slice(rows).into()),
+                col_scales: Scales::PerVector(col_scales.slice(cols.clone()).into()),
+                bias: Some(DeviceFloats::F32(bias.slice(cols))),
+                residual: Some(Matrix::new(residual, m, n)),
+                activation: Activation::Relu,
+                ..Epilogue::default()
+            }
         };
-        let space = igemm.workspace(m, n);
+        let space = instance.workspace(m, n, Output::F32);
         let mut workspace = stream
             .clone_htod(&vec![-1i32; (count * space).max(1)])
             .unwrap();
-        device
-            .igemm_batched(
-                &stream,
-                igemm,
-                &batches,
-                Matrix::new(&a, m, k).with_stride(lda),
-                Matrix::new(&w, n, k).with_stride(ldw),
-                Matrix::new(&mut found, m, n).with_stride(ldc),
-                &epilogue,
-                Some(&mut workspace),
-            )
-            .unwrap_or_else(|error| panic!("case {case}: {error}"));
+        let mut batched = |batches: Batches, out: &mut CudaSlice<f32>| {
+            let operands = GemmOperands::new(
+                Matrix::new(a.as_view(), m, k).with_stride(lda),
+                Matrix::new(w.as_view(), n, k).with_stride(ldw),
+                Matrix::new(out.into(), m, n).with_stride(ldc),
+                epilogue(0..count * m, 0..columns, 0, count * m * n),
+            );
+            let operands = operands.with_batches(batches);
+            let operands = operands.with_workspace(workspace.as_view_mut());
+            igemm_sm80(device, &stream, instance, operands)
+        };
+        batched(batches, &mut found).unwrap_or_else(|error| panic!("case {case}: {error}"));
         for b in 0..count {
             let column = b * batches.cols;
-            let row_scales = row_scales.slice(b * m..(b + 1) * m);
-            let col_scales = col_scales.slice(column..column + n);
-            let bias = bias.slice(column..column + n);
-            let residual = residual.slice(b * m * n..(b + 1) * m * n);
-            let epilogue = DeviceEpilogue {
-                row_scales: Some(&row_scales),
-                col_scales: Some(&col_scales),
-                bias: Some(DeviceFloats::F32(&bias)),
-                residual: Some(Matrix::new(DeviceFloats::F32(&residual), m, n)),
-                activation: Activation::Relu,
-                ..DeviceEpilogue::default()
-            };
+            let rows = b * m..(b + 1) * m;
+            let operands = GemmOperands::new(
+                Matrix::new(a.slice(b * batches.a..), m, k).with_stride(lda),
+                Matrix::new(w.slice(b * batches.w..), n, k).with_stride(ldw),
+                Matrix::new(want.slice_mut(b * output..).into(), m, n).with_stride(ldc),
+                epilogue(rows, column..column + n, b * m * n, (b + 1) * m * n),
+            );
             // The simplest instance: any gives the same bits, as the tests above show.
-            let one = Igemm {
-                tile: by_name("64x64x128_any").unwrap(),
-                splits: 1,
-            };
-            device
-                .igemm(
-                    &stream,
-                    one,
-                    Matrix::new(&a.slice(b * batches.a..), m, k).with_stride(lda),
-                    Matrix::new(&w.slice(b * batches.w..), n, k).with_stride(ldw),
-                    Matrix::new(&mut want.slice_mut(b * output..), m, n).with_stride(ldc),
-                    &epilogue,
-                    None,
-                )
-                .unwrap();
+            let one = Instance::new(by_name("64x64x128_any").unwrap());
+            igemm_sm80(device, &stream, one, operands).unwrap();
         }
         let (found, want) = (
             stream.clone_dtoh(&found).unwrap(),
@@ -602,24 +595,12 @@ fn a_batch_is_its_products_one_by_one() {
         let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
         assert!(
             bits(&found) == bits(&want),
-            "case {case}: {igemm}, [{m}, {n}, {k}], {batches:?}"
+            "case {case}: {instance}, [{m}, {n}, {k}], {batches:?}"
         );
         // Outputs that overlap, and a slice that ends early.
         let mut refused = |batches: Batches, expected: &str| {
             let mut out = stream.alloc_zeros::<f32>(len).unwrap();
-            let error = device
-                .igemm_batched(
-                    &stream,
-                    igemm,
-                    &batches,
-                    Matrix::new(&a, m, k).with_stride(lda),
-                    Matrix::new(&w, n, k).with_stride(ldw),
-                    Matrix::new(&mut out, m, n).with_stride(ldc),
-                    &epilogue,
-                    Some(&mut workspace),
-                )
-                .unwrap_err()
-                .to_string();
+            let error = batched(batches, &mut out).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}; expected {expected}");
         };
         if count > 1 {
@@ -665,34 +646,26 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
     let w = stream.clone_htod(&[1i8; 3 * 32]).unwrap();
     let mut out = stream.clone_htod(&[9i32; 12]).unwrap();
     let before = device.launches();
-    let aligned = Igemm {
-        tile: &TILES[0],
-        splits: 1,
+    let aligned = Instance::new(&TILES[0]);
+    type Rows<'a> = Matrix<CudaView<'a, i8>>;
+    let none = || Epilogue::<OnDevice<'_>>::to(Output::Raw);
+    type Parts<'a> = Epilogue<OnDevice<'a>>;
+    let mut run = |instance, a: Rows<'_>, w: Rows<'_>, rows: usize, epilogue: Parts<'_>| {
+        let out = Matrix::new((&mut out).into(), rows, 3);
+        let operands = GemmOperands::new(a, w, out, epilogue);
+        igemm_sm80(device, &stream, instance, operands).unwrap_err()
     };
-    let mut run =
-        |igemm, a: Matrix<&_>, w: Matrix<&_>, rows: usize, epilogue: &DeviceEpilogue<'_>| {
-            let out = Matrix::new(&mut out, rows, 3);
-            device
-                .igemm::<i32>(&stream, igemm, a, w, out, epilogue, None)
-                .unwrap_err()
-        };
-    let (fine_a, fine_w) = (a.slice(..), w.slice(..));
-    let none = DeviceEpilogue::default();
+    let fine_a = || Matrix::new(a.as_view(), 4, 32);
+    let fine_w = || Matrix::new(w.as_view(), 3, 32);
     let error = run(
         aligned,
-        Matrix::new(&fine_a, 4, 32),
-        Matrix::new(&fine_w, 3, 31),
+        fine_a(),
+        Matrix::new(w.as_view(), 3, 31),
         4,
-        &none,
+        none(),
     );
     assert!(matches!(error, Error::ShapeMismatch { .. }), "{error}");
-    let error = run(
-        aligned,
-        Matrix::new(&fine_a, 4, 32),
-        Matrix::new(&fine_w, 3, 32),
-        3,
-        &none,
-    );
+    let error = run(aligned, fine_a(), fine_w(), 3, none());
     assert!(
         matches!(
             error,
@@ -705,27 +678,21 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
     );
     let error = run(
         aligned,
-        Matrix::new(&fine_a, 5, 32),
-        Matrix::new(&fine_w, 3, 32),
+        Matrix::new(a.as_view(), 5, 32),
+        fine_w(),
         5,
-        &none,
+        none(),
     );
     assert!(matches!(error, Error::Length { what: "a", .. }), "{error}");
-    let odd = a.slice(1..);
-    let error = run(
-        aligned,
-        Matrix::new(&odd, 4, 32),
-        Matrix::new(&fine_w, 3, 32),
-        4,
-        &none,
-    );
+    let odd = Matrix::new(a.slice(1..), 4, 32);
+    let error = run(aligned, odd, fine_w(), 4, none());
     assert!(error.to_string().contains("_any"), "{error}");
     let error = run(
         aligned,
-        Matrix::new(&fine_a, 4, 24),
-        Matrix::new(&fine_w, 3, 24),
+        Matrix::new(a.as_view(), 4, 24),
+        Matrix::new(w.as_view(), 3, 24),
         4,
-        &none,
+        none(),
     );
     assert!(
         matches!(
@@ -737,42 +704,15 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
         ),
         "{error}"
     );
-    let split = Igemm {
-        splits: 2,
-        ..aligned
-    };
-    let error = run(
-        split,
-        Matrix::new(&fine_a, 4, 32),
-        Matrix::new(&fine_w, 3, 32),
-        4,
-        &none,
-    );
+    let error = run(aligned.with_splits(2), fine_a(), fine_w(), 4, none());
     assert!(error.to_string().contains("24 elements"), "{error}");
     let scales = stream.clone_htod(&[1.0f32; 4]).unwrap();
-    let scaled = DeviceEpilogue {
-        row_scales: Some(&scales),
-        ..none
-    };
-    let error = run(
-        aligned,
-        Matrix::new(&fine_a, 4, 32),
-        Matrix::new(&fine_w, 3, 32),
-        4,
-        &scaled,
-    );
+    let vector = || Scales::PerVector((&scales).into());
+    let scaled = none().with_row_scales(vector());
+    let error = run(aligned, fine_a(), fine_w(), 4, scaled);
     assert!(matches!(error, Error::Epilogue { .. }), "{error}");
-    let long = DeviceEpilogue {
-        col_scales: Some(&scales),
-        ..none
-    };
-    let error = run(
-        aligned,
-        Matrix::new(&fine_a, 4, 32),
-        Matrix::new(&fine_w, 3, 32),
-        4,
-        &long,
-    );
+    let long = none().with_col_scales(vector());
+    let error = run(aligned, fine_a(), fine_w(), 4, long);
     assert!(
         matches!(
             error,
@@ -783,24 +723,38 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
         ),
         "{error}"
     );
-    // Pairs of raw sums have no product, and a column alone is no pair.
-    let pairs = DeviceEpilogue {
-        gated: true,
-        ..none
+    // Zero points without the sums that go with them, and a place for another type than the epilogue's.
+    let zeros = none().with_row_zero_points(ZeroPoints::PerTensor(3));
+    let error = run(aligned, fine_a(), fine_w(), 4, zeros);
+    assert!(error.to_string().contains("column sums alone"), "{error}");
+    let error = run(aligned, fine_a(), fine_w(), 4, Epilogue::default());
+    assert!(error.to_string().contains("i32"), "{error}");
+    assert!(error.to_string().contains("f32"), "{error}");
+    // Scales along K are another kernel's.
+    let mut floats = stream.alloc_zeros::<f32>(12).unwrap();
+    let operands = GemmOperands::new(
+        fine_a(),
+        fine_w(),
+        Matrix::new((&mut floats).into(), 4, 3),
+        Epilogue::default(),
+    );
+    let groups = ScaleGroups {
+        scales: Matrix::new(scales.slice(..3), 1, 3),
+        size: 32,
     };
+    let error = igemm_sm80(device, &stream, aligned, operands.with_scale_groups(groups));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("igemm_groupwise"), "{error}");
+    // Pairs of raw sums have no product, and a column alone is no pair.
     let refused = |n: usize| {
         let mut halves = stream.clone_htod(&[9i32; 4]).unwrap();
-        let error = device
-            .igemm::<i32>(
-                &stream,
-                aligned,
-                Matrix::new(&fine_a, 4, 32),
-                Matrix::new(&fine_w, n, 32),
-                Matrix::new(&mut halves, 4, n / 2),
-                &pairs,
-                None,
-            )
-            .unwrap_err();
+        let operands = GemmOperands::new(
+            fine_a(),
+            Matrix::new(w.as_view(), n, 32),
+            Matrix::new((&mut halves).into(), 4, n / 2),
+            none().with_gated(true),
+        );
+        let error = igemm_sm80(device, &stream, aligned, operands).unwrap_err();
         assert_eq!(stream.clone_dtoh(&halves).unwrap(), [9; 4]);
         error.to_string()
     };
@@ -810,36 +764,35 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
         refused(2)
     );
     assert!(refused(3).contains("even number"), "{}", refused(3));
-    // A fresh scale beside a given one, one scale too few, no room for the sums, a full output for pairs.
-    let quantized = |cols: usize, rows: usize, room: usize, epilogue: &DeviceEpilogue<'_>| {
+    // A given scale where rows get their own, one scale too few, no room for the sums, a full output for pairs.
+    let by_row = |cols: usize, rows: usize, room: usize, epilogue: Parts<'_>| {
         let mut q = stream.clone_htod(&[9i8; 8]).unwrap();
         let mut scales = stream.clone_htod(&vec![9.0f32; rows]).unwrap();
-        let error = device
-            .igemm_quantized(
-                &stream,
-                aligned,
-                Matrix::new(&fine_a, 4, 32),
-                Matrix::new(&fine_w, 2, 32),
-                Matrix::new(&mut q, 4, cols),
-                &mut scales,
-                epilogue,
-                &mut stream.clone_htod(&vec![0i32; room]).unwrap(),
-            )
-            .unwrap_err();
+        let mut room = stream.clone_htod(&vec![0i32; room]).unwrap();
+        let place = DeviceOutput::I8PerRow {
+            data: q.as_view_mut(),
+            scales: scales.as_view_mut(),
+        };
+        let operands = GemmOperands::new(
+            fine_a(),
+            Matrix::new(w.as_view(), 2, 32),
+            Matrix::new(place, 4, cols),
+            epilogue,
+        );
+        let operands = operands.with_workspace(room.as_view_mut());
+        let error = igemm_sm80(device, &stream, aligned, operands).unwrap_err();
         assert_eq!(stream.clone_dtoh(&q).unwrap(), [9; 8]);
         assert_eq!(stream.clone_dtoh(&scales).unwrap(), vec![9.0; rows]);
         error.to_string()
     };
-    let given = DeviceEpilogue {
-        out_scale: Some(0.5),
-        ..none
-    };
+    let fresh = || Epilogue::to(Output::Int8PerRow);
+    let given = Epilogue::to(Output::Int8 { scale: 0.5 });
     for (error, expected) in [
-        (quantized(2, 4, 8, &given), "its own"),
-        (quantized(2, 3, 8, &none), "scales"),
-        (quantized(2, 4, 7, &none), "8 elements"),
-        (quantized(2, 4, 8, &pairs), "[4, 1]"),
-        (quantized(1, 4, 8, &none), "[4, 2]"),
+        (by_row(2, 4, 8, given), "scales of the output's rows"),
+        (by_row(2, 3, 8, fresh()), "scales"),
+        (by_row(2, 4, 7, fresh()), "8 elements"),
+        (by_row(2, 4, 8, fresh().with_gated(true)), "[4, 1]"),
+        (by_row(1, 4, 8, fresh()), "[4, 2]"),
     ] {
         assert!(error.contains(expected), "{error}; expected {expected}");
     }
@@ -850,7 +803,10 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
 /// The choice is a function of the problem alone, and fits the device.
 #[test]
 fn the_choice_fits_and_repeats() {
-    let limits = device().limits().unwrap();
+    let properties = device().properties();
+    let choose = |m: usize, n: usize, k: usize, aligned: bool| {
+        candidates(Shape::new(m, n, k), aligned, properties)[0]
+    };
     for (m, n, k) in [
         (1, 4096, 4096),
         (16, 4096, 8192),
@@ -859,16 +815,18 @@ fn the_choice_fits_and_repeats() {
         (0, 5, 7),
     ] {
         for aligned in [true, false] {
-            let choice = choose(m, n, k, aligned, limits);
+            let choice = choose(m, n, k, aligned);
             println!("{m}x{k}x{n}: {choice}");
-            assert_eq!(choice, choose(m, n, k, aligned, limits));
-            assert_eq!(choice.tile.aligned, aligned);
-            assert!(choice.tile.shared() <= limits.shared && choice.splits >= 1);
+            assert_eq!(choice, choose(m, n, k, aligned));
+            let Instance { tile, splits } = choice.instance;
+            assert_eq!(tile.aligned, aligned);
+            assert!(tile.shared() <= properties.shared_memory as usize && splits >= 1);
         }
     }
     // A big product takes a big tile, one token a small one and a split.
-    let big = choose(4096, 4096, 4096, true, limits).tile;
+    let big = choose(4096, 4096, 4096, true).instance.tile;
     assert!(big.m * big.n >= 64 * 128, "{big:?}");
-    let decode = choose(1, 4096, 8192, true, limits);
-    assert!(decode.tile.m == 16 && decode.splits > 1, "{decode}");
+    let decode = choose(1, 4096, 8192, true);
+    let Instance { tile, splits } = decode.instance;
+    assert!(tile.m == 16 && splits > 1, "{decode}");
 }

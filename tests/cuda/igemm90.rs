@@ -5,19 +5,25 @@ use crate::output::Out;
 use crate::support::{self, device, stream, Placed, Random};
 use half::{bf16, f16};
 use imma::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-use imma::cuda::cudarc::driver::{CudaSlice, CudaStream, DevicePtrMut};
-use imma::cuda::{
-    by_name90, candidates90, choose90, DeviceEpilogue, DeviceFloats, Igemm90, Matrix, TensorMaps,
-    Tile90, TILES90,
+use imma::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaView, DeviceRepr};
+use imma::cuda::kernels::igemm_sm90::{
+    available, by_name, candidates, Instance, TensorMaps, Tile, TILES,
 };
+use imma::cuda::kernels::{
+    igemm_sm90, quantize_cols, quantize_rows, GemmOperands, OnDevice, Shape,
+};
+use imma::cuda::{DeviceFloats, Matrix};
+use imma::epilogue::Host;
 use imma::reference;
-use imma::{Activation, DType, Epilogue, Error, FloatSlice, FloatView, Lhs, Scales, Weights};
+use imma::{Activation, DType, Epilogue, Error, FloatSlice, FloatView, Lhs};
+use imma::{Output, Scales, Weights, ZeroPoints};
 use ndarray::{Array2, ArrayView2};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Whether there is anything to run: a device of compute capability 9.0 and a build for it.
 fn runs() -> bool {
-    match device().has_igemm90() {
+    match available(device()) {
         Ok(()) => true,
         Err(error) => {
             println!("not run: {error}");
@@ -60,33 +66,62 @@ impl Operands {
     }
 }
 
-/// A workspace as a launch finds it, with a guard after it.
+/// A workspace as a launch finds it, zero where that is asked for, with a guard after it.
 struct Workspace {
     elements: CudaSlice<i32>,
+    zeros: Range<usize>,
     len: usize,
 }
 
 impl Workspace {
-    fn new(stream: &Arc<CudaStream>, len: usize) -> Self {
-        let mut host = vec![0i32; len];
+    fn new(
+        stream: &Arc<CudaStream>,
+        instance: Instance,
+        m: usize,
+        n: usize,
+        output: Output,
+    ) -> Self {
+        let len = instance.workspace(m, n, output);
+        let zeros = instance.zeros(m, n, output);
+        let mut host = vec![0x5555_5555i32; len];
+        host[zeros.clone()].fill(0);
         host.extend([7; 16]);
         Workspace {
             elements: stream.clone_htod(&host).unwrap(),
+            zeros,
             len,
         }
     }
 
     fn check(&self, stream: &Arc<CudaStream>, case: &str) {
         let host = stream.clone_dtoh(&self.elements).unwrap();
-        let left = host[..self.len].iter().position(|x| *x != 0);
+        let left = host[self.zeros.clone()].iter().position(|x| *x != 0);
         assert_eq!(left, None, "{case}: the workspace is not zero again");
         assert_eq!(host[self.len..], [7; 16], "{case}: past the workspace");
     }
 }
 
+/// A vector on the device, `at` elements behind the start of its allocation.
+fn behind<T: DeviceRepr + Default + Clone>(
+    stream: &Arc<CudaStream>,
+    at: usize,
+    v: &[T],
+) -> CudaSlice<T> {
+    let mut all = vec![T::default(); at];
+    all.extend_from_slice(v);
+    stream.clone_htod(&all).unwrap()
+}
+
+fn on_device(scales: &Option<CudaSlice<f32>>) -> Scales<imma::cuda::DeviceVector<'_, f32>> {
+    match scales {
+        None => Scales::None,
+        Some(scales) => Scales::PerVector(scales.into()),
+    }
+}
+
 /// An instance on any number of multiprocessors: on few, a block walks over many items.
-fn on_some(random: &mut Random, tile: &'static Tile90, splits: usize) -> Igemm90 {
-    Igemm90 {
+fn on_some(random: &mut Random, tile: &'static Tile, splits: usize) -> Instance {
+    Instance {
         tile,
         splits,
         multiprocessors: random.pick(&[None, Some(1), Some(2), Some(5)]),
@@ -95,27 +130,27 @@ fn on_some(random: &mut Random, tile: &'static Tile90, splits: usize) -> Igemm90
 }
 
 /// One product by one instance with a random epilogue, launched twice: the second finds what the first left.
-fn check<O: Out>(random: &mut Random, igemm: Igemm90, shape: [usize; 3]) {
+fn check<O: Out>(random: &mut Random, instance: Instance, shape: [usize; 3]) {
     // Often scales and a bias alone, which have a way of their own; often where TMA can store.
     let (plain, aligned) = (random.below(3) == 0, random.below(2) == 0);
-    check_way::<O>(random, igemm, shape, plain, aligned);
+    check_way::<O>(random, instance, shape, plain, aligned);
 }
 
 /// `plain`: scales and a bias at most. `aligned`: the output starts, and its rows do, at multiples of 16 elements.
 fn check_way<O: Out>(
     random: &mut Random,
-    igemm: Igemm90,
+    instance: Instance,
     [m, n, k]: [usize; 3],
     plain: bool,
     aligned: bool,
 ) {
-    let Igemm90 { tile, splits, .. } = igemm;
+    let Instance { tile, splits, .. } = instance;
     let (device, stream) = (device(), stream());
     if let Some(fake) = support::fake() {
         fake.set_seed(random.next());
     }
     let operands = Operands::new(&stream, random, [m, n, k]);
-    let raw = O::DTYPE == DType::I32;
+    let raw = O::OUTPUT == Output::Raw;
     let gated = !plain && !raw && n % 2 == 0 && random.below(3) == 0;
     let cols = if gated { n / 2 } else { n };
     let zeros: Option<Vec<i32>> = (!plain && m * n > 0 && random.below(3) > 0).then(|| {
@@ -133,7 +168,14 @@ fn check_way<O: Out>(
             .then(|| (0..count).map(|_| random.unit() * 2.0).collect())
     };
     let (bias, residual) = (floats(n * m.min(1)), floats(m * cols * usize::from(!plain)));
-    // The residual in 16 bits, the bias in 32: all types are tried with igemm_sm80, whose epilogue this is.
+    // The bias in each type, and not always where a pair of it is one access.
+    let bias_type = random.pick(&[DType::F32, DType::F16, DType::BF16]);
+    let bias_at = random.pick(&[0, 0, 1]);
+    let bias_f16: Option<Vec<f16>> =
+        (bias.as_ref()).map(|v| v.iter().map(|x| f16::from_f32(*x)).collect());
+    let bias_bf16: Option<Vec<bf16>> =
+        (bias.as_ref()).map(|v| v.iter().map(|x| bf16::from_f32(*x)).collect());
+    // The residual in one type: all are tried with igemm_sm80, whose epilogue this is.
     let residual: Option<Vec<bf16>> = residual.map(|v| v.into_iter().map(bf16::from_f32).collect());
     let activation = match raw || plain {
         true => Activation::None,
@@ -145,30 +187,37 @@ fn check_way<O: Out>(
             Activation::GeluTanh,
         ]),
     };
-    let out_scale = (O::DTYPE == DType::I8).then_some(0.037f32);
 
-    fn host(scales: &Option<Vec<f32>>) -> Scales<'_> {
+    fn host(scales: &Option<Vec<f32>>) -> Scales<&[f32]> {
         match scales.as_deref() {
             None => Scales::None,
             Some([one]) => Scales::PerTensor(*one),
             Some(all) => Scales::PerVector(all),
         }
     }
-    let epilogue = Epilogue {
+    let epilogue = Epilogue::<Host<'_>> {
         row_scales: host(&row),
         col_scales: host(&col),
-        row_zero_points: zeros.as_deref(),
-        bias: bias.as_deref().map(FloatSlice::F32),
+        row_zero_points: match zeros.as_deref() {
+            None => ZeroPoints::None,
+            Some([one]) => ZeroPoints::PerTensor(*one),
+            Some(all) => ZeroPoints::PerVector(all),
+        },
+        bias: match bias_type {
+            DType::F16 => bias_f16.as_deref().map(FloatSlice::F16),
+            DType::BF16 => bias_bf16.as_deref().map(FloatSlice::BF16),
+            _ => bias.as_deref().map(FloatSlice::F32),
+        },
         activation,
         gated,
         residual: residual
             .as_deref()
             .map(|v| FloatView::BF16(ArrayView2::from_shape((m, cols), v).unwrap())),
-        out_scale,
+        output: O::OUTPUT,
     };
     let lhs = Lhs::Int8(operands.a.view());
     let weights = Weights::Int8(operands.w.t());
-    let want = O::of(reference::gemm(&lhs, &weights, &epilogue, O::DTYPE));
+    let want = O::of(reference::gemm(&lhs, &weights, &epilogue));
 
     let col_sums: Option<Vec<i32>> = zeros.is_some().then(|| {
         let rows = operands.w.rows().into_iter();
@@ -178,35 +227,41 @@ fn check_way<O: Out>(
     let case = format!(
         "{} split {splits} on {:?}, weights ready: {}, [{m}, {k}] x [{k}, {n}] -> {}, {epilogue:?}",
         tile.name,
-        igemm.multiprocessors,
-        igemm.weights_ready,
-        O::DTYPE
+        instance.multiprocessors,
+        instance.weights_ready,
+        O::TYPE
     );
     let row = row.map(|v| stream.clone_htod(&v).unwrap());
     let col = col.map(|v| stream.clone_htod(&v).unwrap());
     let zeros = zeros.map(|v| stream.clone_htod(&v).unwrap());
     let col_sums = col_sums.map(|v| stream.clone_htod(&v).unwrap());
-    let bias = bias.map(|v| stream.clone_htod(&v).unwrap());
+    let bias = bias.map(|v| behind(&stream, bias_at, &v));
+    let bias_f16 = bias_f16.map(|v| behind(&stream, bias_at, &v));
+    let bias_bf16 = bias_bf16.map(|v| behind(&stream, bias_at, &v));
     let residual = residual.map(|v| Placed::new(&stream, random, &v, m, cols, bf16::MAX));
-    let residual_view = residual.as_ref().map(|p| (p.view(), p.geometry()));
-    let device_epilogue = DeviceEpilogue {
-        row_scales: row.as_ref().map(|v| v as _),
-        col_scales: col.as_ref().map(|v| v as _),
-        row_zero_points: zeros.as_ref().map(|v| v as _),
-        col_sums: col_sums.as_ref().map(|v| v as _),
-        bias: bias.as_ref().map(|v| DeviceFloats::F32(v)),
+    let epilogue = Epilogue::<OnDevice<'_>> {
+        row_scales: on_device(&row),
+        col_scales: on_device(&col),
+        row_zero_points: match &zeros {
+            None => ZeroPoints::None,
+            Some(zeros) => ZeroPoints::PerVector(zeros.into()),
+        },
+        bias: match bias_type {
+            DType::F16 => bias_f16.as_ref().map(|v| v.slice(bias_at..).into()),
+            DType::BF16 => bias_bf16.as_ref().map(|v| v.slice(bias_at..).into()),
+            _ => bias.as_ref().map(|v| v.slice(bias_at..).into()),
+        },
         activation,
         gated,
-        residual: residual_view
+        residual: residual
             .as_ref()
-            .map(|(view, g)| g.over(DeviceFloats::BF16(view))),
-        out_scale,
+            .map(|p| p.geometry().over(DeviceFloats::BF16(p.view()))),
+        output: O::OUTPUT,
     };
 
-    let mut workspace = Workspace::new(&stream, igemm.workspace(m, n));
+    let mut workspace = Workspace::new(&stream, instance, m, n, O::OUTPUT);
     let maps = TensorMaps::default();
-    let (a, w) = (operands.device_a.view(), operands.device_w.view());
-    let (ga, gw) = (operands.device_a.geometry(), operands.device_w.geometry());
+    let (a, w) = (&operands.device_a, &operands.device_w);
     for launch in ["first", "second"] {
         let mut output = if aligned {
             let (offset, gap) = (16 * random.below(3), 16 * random.below(2));
@@ -217,17 +272,17 @@ fn check_way<O: Out>(
             Placed::filled(&stream, random, m, cols, O::POISON, O::GAP)
         };
         let gout = output.geometry();
-        device
-            .igemm90(
-                &stream,
-                igemm,
-                &maps,
-                ga.over(&a),
-                gw.over(&w),
-                gout.over(&mut output.view_mut()),
-                &device_epilogue,
-                Some(&mut workspace.elements),
-            )
+        let mut given = GemmOperands::new(
+            a.geometry().over(a.view()),
+            w.geometry().over(w.view()),
+            gout.over(O::place(output.view_mut())),
+            epilogue.clone(),
+        )
+        .with_workspace(workspace.elements.as_view_mut());
+        if let Some(sums) = &col_sums {
+            given = given.with_col_sums(sums);
+        }
+        igemm_sm90(device, &stream, instance, &maps, given)
             .unwrap_or_else(|error| panic!("{case}: {error}"));
         if let Err(error) = stream.synchronize() {
             let fault = support::fake().and_then(|fake| fake.last_fault());
@@ -253,13 +308,13 @@ fn check_way<O: Out>(
     }
 }
 
-fn check_any(random: &mut Random, igemm: Igemm90, shape: [usize; 3]) {
+fn check_any(random: &mut Random, instance: Instance, shape: [usize; 3]) {
     match random.below(5) {
-        0 => check::<f32>(random, igemm, shape),
-        1 => check::<f16>(random, igemm, shape),
-        2 => check::<bf16>(random, igemm, shape),
-        3 => check::<i32>(random, igemm, shape),
-        _ => check::<i8>(random, igemm, shape),
+        0 => check::<f32>(random, instance, shape),
+        1 => check::<f16>(random, instance, shape),
+        2 => check::<bf16>(random, instance, shape),
+        3 => check::<i32>(random, instance, shape),
+        _ => check::<i8>(random, instance, shape),
     }
 }
 
@@ -272,15 +327,10 @@ fn every_instance_gives_the_oracle_s_bits() {
     }
     let own = support::own_device();
     let random = &mut Random(90);
-    for tile in TILES90 {
+    for tile in TILES {
         let (m, n) = tile.rows();
         let long = 128 * (tile.stages + 2);
-        let all = Igemm90 {
-            tile,
-            splits: 1,
-            multiprocessors: None,
-            weights_ready: false,
-        };
+        let all = Instance::new(tile);
         check::<bf16>(random, all, [m, n, long]);
         check::<f32>(random, all, [m + 1, n + 1, 129]);
         check::<i8>(random, all, [m.max(4) - 1, n - 3, 3 * 128 - 5]);
@@ -288,7 +338,7 @@ fn every_instance_gives_the_oracle_s_bits() {
         check::<f16>(random, all, [5, 2 * n + 7, 272]);
         check_any(random, all, [2 * m + 3, n / 2 + 5, 160]);
         // One block (or cluster) walks over an odd and an even number of tiles, around the ring more than once.
-        let one = Igemm90 {
+        let one = Instance {
             multiprocessors: Some(1),
             weights_ready: true,
             ..all
@@ -307,7 +357,7 @@ fn every_instance_gives_the_oracle_s_bits() {
     }
     let entries = |image: &&imma::cuda::Image| image.name == "igemm_sm90";
     let entries = imma::cuda::images().iter().find(entries).unwrap().entries;
-    assert_eq!(entries.len(), TILES90.len(), "an entry without a tile");
+    assert_eq!(entries.len(), TILES.len(), "an entry without a tile");
     support::check_all_launched(&own, "igemm90");
 }
 
@@ -318,20 +368,20 @@ fn plain_results_are_stored_by_tma() {
         return;
     }
     let random = &mut Random(91);
-    for tile in TILES90.iter().filter(|tile| !tile.swapped) {
+    for tile in TILES.iter().filter(|tile| !tile.swapped) {
         let (m, n) = tile.rows();
         for (shape, multiprocessors) in [
             ([m, n, 160], None),
             ([2 * m + 3, n + 5, 130], Some(1)),
             ([m - 9, n - 33, 64], Some(2)),
         ] {
-            let igemm = Igemm90 {
+            let instance = Instance {
                 multiprocessors,
                 ..on_some(random, tile, 1)
             };
-            check_way::<bf16>(random, igemm, shape, true, true);
-            check_way::<f16>(random, igemm, shape, true, true);
-            check_way::<f32>(random, igemm, shape, true, true);
+            check_way::<bf16>(random, instance, shape, true, true);
+            check_way::<f16>(random, instance, shape, true, true);
+            check_way::<f32>(random, instance, shape, true, true);
         }
     }
 }
@@ -344,7 +394,7 @@ fn random_shapes_and_schedules() {
     }
     let random = &mut Random(91);
     for _ in 0..40 {
-        let tile = &TILES90[random.below(TILES90.len())];
+        let tile = &TILES[random.below(TILES.len())];
         let shape = [
             1 + random.below(150),
             1 + random.below(150),
@@ -377,51 +427,29 @@ fn a_product_overlaps_the_kernel_that_quantises() {
     let mut row = stream.alloc_zeros::<f32>(m).unwrap();
     let mut col = stream.alloc_zeros::<f32>(n).unwrap();
     let nearest = imma::Rounding::NearestEven;
-    device
-        .quantize_cols(
-            &stream,
-            Matrix::new(&y, k, n),
-            Matrix::new(&mut w, n, k),
-            &mut col,
-            nearest,
-        )
-        .unwrap();
-    for tile in TILES90 {
+    let (from, to) = (Matrix::new(&y, k, n), Matrix::new(&mut w, n, k));
+    quantize_cols(device, &stream, from, to, &mut col, nearest).unwrap();
+    for tile in TILES {
         let mut results = Vec::new();
         for weights_ready in [false, true] {
-            device
-                .quantize_rows(
-                    &stream,
-                    Matrix::new(&x, m, k),
-                    Matrix::new(&mut a, m, k),
-                    &mut row,
-                    nearest,
-                )
-                .unwrap();
+            let (from, to) = (Matrix::new(&x, m, k), Matrix::new(&mut a, m, k));
+            quantize_rows(device, &stream, from, to, &mut row, nearest).unwrap();
             let mut out = stream.alloc_zeros::<bf16>(m * n).unwrap();
-            let igemm = Igemm90 {
-                tile,
-                splits: 1,
+            let instance = Instance {
                 multiprocessors: Some(2),
                 weights_ready,
+                ..Instance::new(tile)
             };
-            let epilogue = DeviceEpilogue {
-                row_scales: Some(&row),
-                col_scales: Some(&col),
-                ..DeviceEpilogue::default()
-            };
-            device
-                .igemm90(
-                    &stream,
-                    igemm,
-                    &TensorMaps::default(),
-                    Matrix::new(&a, m, k),
-                    Matrix::new(&w, n, k),
-                    Matrix::new(&mut out, m, n),
-                    &epilogue,
-                    None,
-                )
-                .unwrap();
+            let epilogue = Epilogue::<OnDevice<'_>>::to(Output::BF16)
+                .with_row_scales(Scales::PerVector((&row).into()))
+                .with_col_scales(Scales::PerVector((&col).into()));
+            let operands = GemmOperands::new(
+                Matrix::new(a.as_view(), m, k),
+                Matrix::new(w.as_view(), n, k),
+                Matrix::new((&mut out).into(), m, n),
+                epilogue,
+            );
+            igemm_sm90(device, &stream, instance, &TensorMaps::default(), operands).unwrap();
             results.push(stream.clone_dtoh(&out).unwrap());
         }
         assert_eq!(results[0], results[1], "{}", tile.name);
@@ -440,25 +468,18 @@ fn a_split_product_is_captured_and_replayed() {
     let mut a = stream.clone_htod(&vec![1i8; m * k]).unwrap();
     let w = stream.clone_htod(&vec![-3i8; n * k]).unwrap();
     let mut out = stream.clone_htod(&vec![7i32; m * n]).unwrap();
-    let igemm: Igemm90 = "swapped_64x8/3".parse().unwrap();
-    let mut workspace = Workspace::new(&stream, igemm.workspace(m, n));
+    let instance: Instance = "swapped_64x8/3".parse().unwrap();
+    let mut workspace = Workspace::new(&stream, instance, m, n, Output::Raw);
     let maps = TensorMaps::default();
     let mut run = |a: &CudaSlice<i8>, out: &mut CudaSlice<i32>| {
-        let (a, out) = (Matrix::new(a, m, k), Matrix::new(out, m, n));
-        let space: Option<&mut dyn DevicePtrMut<i32>> = Some(&mut workspace.elements);
-        let epilogue = DeviceEpilogue::default();
-        device
-            .igemm90::<i32>(
-                &stream,
-                igemm,
-                &maps,
-                a,
-                Matrix::new(&w, n, k),
-                out,
-                &epilogue,
-                space,
-            )
-            .unwrap();
+        let operands = GemmOperands::new(
+            Matrix::new(a.as_view(), m, k),
+            Matrix::new(w.as_view(), n, k),
+            Matrix::new(out.into(), m, n),
+            Epilogue::to(Output::Raw),
+        );
+        let operands = operands.with_workspace(workspace.elements.as_view_mut());
+        igemm_sm90(device, &stream, instance, &maps, operands).unwrap();
     };
     let want = |value: i8| vec![i32::from(value) * -3 * k as i32; m * n];
     stream
@@ -491,22 +512,16 @@ fn tensor_maps_are_made_once() {
     let a = stream.clone_htod(&[1i8; 8 * 64]).unwrap();
     let w = stream.clone_htod(&[2i8; 24 * 64]).unwrap();
     let mut out = stream.clone_htod(&[0i32; 8 * 24]).unwrap();
-    let maps = TensorMaps::default();
+    let (instance, maps) = (Instance::new(&TILES[0]), TensorMaps::default());
     let mut run = |first: usize, rows: usize| {
-        let igemm = Igemm90 {
-            tile: &TILES90[0],
-            splits: 1,
-            multiprocessors: None,
-            weights_ready: false,
-        };
-        let a = a.slice(first * 64..);
-        let out = Matrix::new(&mut out, rows, 24);
-        let (a, w) = (Matrix::new(&a, rows, 64), Matrix::new(&w, 24, 64));
-        let epilogue = DeviceEpilogue::default();
+        let operands = GemmOperands::new(
+            Matrix::new(a.slice(first * 64..), rows, 64),
+            Matrix::new(w.as_view(), 24, 64),
+            Matrix::new((&mut out).into(), rows, 24),
+            Epilogue::to(Output::Raw),
+        );
         fake.mark();
-        device
-            .igemm90::<i32>(&stream, igemm, &maps, a, w, out, &epilogue, None)
-            .unwrap();
+        igemm_sm90(device, &stream, instance, &maps, operands).unwrap();
         assert_eq!(fake.launches_since_mark(None), 1);
         assert_eq!(fake.allocations_since_mark(), 0);
         assert_eq!(fake.synchronisations_since_mark(), 0);
@@ -523,19 +538,14 @@ fn tensor_maps_are_made_once() {
         let mut out = stream.clone_htod(&[0f32; 8 * 24]).unwrap();
         let maps = TensorMaps::default();
         for expected in [encoded, 0] {
-            let igemm = Igemm90 {
-                tile: &TILES90[0],
-                splits: 1,
-                multiprocessors: None,
-                weights_ready: false,
-            };
-            let (a, w) = (Matrix::new(&a, 8, 64), Matrix::new(&w, columns, 64));
-            let epilogue = DeviceEpilogue::default();
+            let operands = GemmOperands::new(
+                Matrix::new(a.as_view(), 8, 64),
+                Matrix::new(w.slice(..columns * 64), columns, 64),
+                Matrix::new((&mut out).into(), 8, columns),
+                Epilogue::default(),
+            );
             fake.mark();
-            let out = Matrix::new(&mut out, 8, columns);
-            device
-                .igemm90::<f32>(&stream, igemm, &maps, a, w, out, &epilogue, None)
-                .unwrap();
+            igemm_sm90(device, &stream, instance, &maps, operands).unwrap();
             assert_eq!(fake.calls_since_mark("cuTensorMapEncodeTiled"), expected);
         }
     }
@@ -552,57 +562,45 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
     let w = stream.clone_htod(&[1i8; 3 * 32]).unwrap();
     let mut out = stream.clone_htod(&[9i32; 12]).unwrap();
     let before = device.launches();
-    let one = Igemm90 {
-        tile: by_name90("128x128").unwrap(),
-        splits: 1,
-        multiprocessors: None,
-        weights_ready: false,
-    };
-    let none = DeviceEpilogue::default();
+    let one = Instance::new(by_name("128x128").unwrap());
     let maps = TensorMaps::default();
-    let mut run = |igemm, a: Matrix<&_>, w: Matrix<&_>, rows: usize| {
-        let out = Matrix::new(&mut out, rows, 3);
-        device
-            .igemm90::<i32>(&stream, igemm, &maps, a, w, out, &none, None)
-            .unwrap_err()
+    type Rows<'a> = Matrix<CudaView<'a, i8>>;
+    let mut run = |instance, a: Rows<'_>, w: Rows<'_>, rows: usize| {
+        let out = Matrix::new((&mut out).into(), rows, 3);
+        let operands = GemmOperands::new(a, w, out, Epilogue::to(Output::Raw));
+        igemm_sm90(device, &stream, instance, &maps, operands)
     };
-    let (fine_a, fine_w, odd) = (a.slice(..), w.slice(..), a.slice(1..));
-    let (w32, w24) = (
-        Matrix::new(&fine_w, 3, 32),
-        Matrix::new(&fine_w, 3, 24).with_stride(32),
-    );
-    let error = run(
-        one,
-        Matrix::new(&fine_a, 4, 32),
-        Matrix::new(&fine_w, 3, 31),
-        4,
-    );
+    let fine_a = || Matrix::new(a.as_view(), 4, 32);
+    let w32 = || Matrix::new(w.as_view(), 3, 32);
+    let w24 = || Matrix::new(w.as_view(), 3, 24).with_stride(32);
+    let error = run(one, fine_a(), Matrix::new(w.as_view(), 3, 31), 4).unwrap_err();
     assert!(matches!(error, Error::ShapeMismatch { .. }), "{error}");
-    let error = run(one, Matrix::new(&fine_a, 4, 32), w32, 3);
+    let error = run(one, fine_a(), w32(), 3).unwrap_err();
     assert!(matches!(error, Error::Shape { .. }), "{error}");
-    let error = run(one, Matrix::new(&fine_a, 5, 32), w32, 5);
+    let error = run(one, Matrix::new(a.as_view(), 5, 32), w32(), 5).unwrap_err();
     assert!(matches!(error, Error::Length { what: "a", .. }), "{error}");
     for (a, w) in [
-        (Matrix::new(&odd, 4, 32), w32),
-        (Matrix::new(&fine_a, 4, 24), w24),
+        (Matrix::new(a.slice(1..), 4, 32), w32()),
+        (Matrix::new(a.as_view(), 4, 24), w24()),
         (
-            Matrix::new(&fine_a, 4, 0).with_stride(32),
-            Matrix::new(&fine_w, 3, 0).with_stride(32),
+            Matrix::new(a.as_view(), 4, 0).with_stride(32),
+            Matrix::new(w.as_view(), 3, 0).with_stride(32),
         ),
     ] {
-        let said = device.supports_igemm90(&stream, a, w).unwrap_err();
-        assert!(said.to_string().contains("igemm_sm80"), "{said}");
-        let error = run(one, a, w, 4);
-        assert_eq!(error.to_string(), said.to_string());
+        let error = run(one, a, w, 4).unwrap_err();
+        assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+        assert!(error.to_string().contains("igemm_sm80"), "{error}");
     }
-    let split = Igemm90 { splits: 2, ..one };
-    let error = run(split, Matrix::new(&fine_a, 4, 32), w32, 4);
+    let error = run(one.with_splits(2), fine_a(), w32(), 4).unwrap_err();
     assert!(error.to_string().contains("14 elements"), "{error}");
-    // The stride of a single row is never used.
-    let single = Matrix::new(&fine_a, 1, 24);
-    device.supports_igemm90(&stream, single, w24).unwrap();
     assert_eq!(device.launches(), before);
-    assert_eq!(stream.clone_dtoh(&out).unwrap(), [9; 12]);
+    // The stride of a single row is never used.
+    run(one, Matrix::new(a.as_view(), 1, 24), w24(), 1).unwrap();
+    let (first, rest) = ([24; 3], [9; 9]);
+    assert_eq!(
+        stream.clone_dtoh(&out).unwrap(),
+        [&first[..], &rest].concat()
+    );
 }
 
 /// The choice is a function of problem and device alone, and its estimate is printed.
@@ -610,16 +608,17 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
 fn the_choice_fits_and_repeats() {
     let device = device();
     let properties = device.properties();
+    let all = |m: usize, n: usize, k: usize| candidates(Shape::new(m, n, k), properties);
     let chosen = |m: usize, n: usize, k: usize| {
-        let choice = choose90(m, n, k, properties);
+        let choice = all(m, n, k)[0];
         println!("[{m}, {k}] x [{k}, {n}]: {choice}");
-        assert_eq!(choice, choose90(m, n, k, properties));
-        assert_eq!(choice.igemm.to_string().parse(), Ok(choice.igemm));
-        let all = candidates90(m, n, k, properties);
-        assert_eq!((all.len(), all[0]), (TILES90.len(), choice));
+        assert_eq!(choice, all(m, n, k)[0]);
+        assert_eq!(choice.instance.to_string().parse(), Ok(choice.instance));
+        let all = all(m, n, k);
+        assert_eq!((all.len(), all[0]), (TILES.len(), choice));
         assert!(all.is_sorted_by(|a, b| a.microseconds <= b.microseconds));
-        let Igemm90 { tile, splits, .. } = choice.igemm;
-        assert!(TILES90.contains(tile) && splits >= 1 && choice.microseconds > 0.0);
+        let Instance { tile, splits, .. } = choice.instance;
+        assert!(TILES.contains(tile) && splits >= 1 && choice.microseconds > 0.0);
         // No part is empty, and none too short for the ring.
         let steps = k.div_ceil(128);
         assert!(
@@ -628,10 +627,10 @@ fn the_choice_fits_and_repeats() {
         choice
     };
     // Large products take large tiles, a few tokens the form in which they are the narrow side.
-    let large = chosen(4096, 7168, 16384).igemm;
+    let large = chosen(4096, 7168, 16384).instance;
     assert!(large.tile.tall * large.tile.wide >= 128 * 128 && large.splits == 1);
     for m in [1, 8, 9, 16, 17, 32, 33, 48, 64] {
-        let few = chosen(m, 4096, 8192).igemm;
+        let few = chosen(m, 4096, 8192).instance;
         assert!(few.tile.rows().0 >= m && few.tile.tall == 64, "{few:?}");
         assert!(few.tile.swapped || m > 32, "{few:?}");
         assert!(

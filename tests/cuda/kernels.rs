@@ -3,7 +3,7 @@
 
 use crate::support::{self, device, floats, same, stream, Placed, Random, Type};
 use half::{bf16, f16};
-use imma::cuda::Dequantize;
+use imma::cuda::kernels::{self, Dequantize};
 use imma::numerics::{self, Asymmetric};
 use imma::rounding::Rounding;
 
@@ -138,13 +138,17 @@ fn quantize_slices<T: Type>(by_row: bool, wrong: &mut Vec<String>) {
                 let (from, to) = (source.over(&view), target.over(&mut out));
                 match (mode, by_row) {
                     (Mode::Asymmetric, true) => {
-                        device.quantize_rows_asymmetric(&stream, from, to, &mut s, &mut z)
+                        kernels::quantize_rows_asymmetric(device, &stream, from, to, &mut s, &mut z)
                     }
                     (Mode::Asymmetric, false) => {
-                        device.quantize_cols_asymmetric(&stream, from, to, &mut s, &mut z)
+                        kernels::quantize_cols_asymmetric(device, &stream, from, to, &mut s, &mut z)
                     }
-                    (_, true) => device.quantize_rows(&stream, from, to, &mut s, mode.rounding()),
-                    (_, false) => device.quantize_cols(&stream, from, to, &mut s, mode.rounding()),
+                    (_, true) => {
+                        kernels::quantize_rows(device, &stream, from, to, &mut s, mode.rounding())
+                    }
+                    (_, false) => {
+                        kernels::quantize_cols(device, &stream, from, to, &mut s, mode.rounding())
+                    }
                 }
                 .unwrap_or_else(|error| panic!("{case}: {error}"));
             }
@@ -197,15 +201,15 @@ fn quantize_static<T: Type>(wrong: &mut Vec<String>) {
                 T::DTYPE
             );
             let (source, target) = (input.geometry(), output.geometry());
-            device
-                .quantize_static(
-                    &stream,
-                    source.over(&input.view()),
-                    target.over(&mut output.view_mut()),
-                    scale,
-                    mode.rounding(),
-                )
-                .unwrap_or_else(|error| panic!("{case}: {error}"));
+            kernels::quantize_static(
+                device,
+                &stream,
+                source.over(&input.view()),
+                target.over(&mut output.view_mut()),
+                scale,
+                mode.rounding(),
+            )
+            .unwrap_or_else(|error| panic!("{case}: {error}"));
             let expected: Vec<i8> = data
                 .iter()
                 .enumerate()
@@ -228,15 +232,15 @@ fn quantize_static<T: Type>(wrong: &mut Vec<String>) {
             T::DTYPE
         );
         let (source, target) = (input.geometry(), output.geometry());
-        device
-            .quantize_static_asymmetric(
-                &stream,
-                source.over(&input.view()),
-                target.over(&mut output.view_mut()),
-                scale,
-                zero_point,
-            )
-            .unwrap_or_else(|error| panic!("{case}: {error}"));
+        kernels::quantize_static_asymmetric(
+            device,
+            &stream,
+            source.over(&input.view()),
+            target.over(&mut output.view_mut()),
+            scale,
+            zero_point,
+        )
+        .unwrap_or_else(|error| panic!("{case}: {error}"));
         let number = |x: &T| {
             if x.to_f32().is_nan() {
                 0.0
@@ -263,23 +267,21 @@ fn quantize_static<T: Type>(wrong: &mut Vec<String>) {
 fn peak(wrong: &mut Vec<String>) {
     let (device, stream) = (device(), stream());
     let mut sums = stream
-        .clone_htod(&vec![0x5555_5555; device.peak_len()])
+        .clone_htod(&vec![0x5555_5555; kernels::peak_len(device)])
         .unwrap();
     // Four bytes a word, eight words: 1 * 1 + 2 * 2 + 3 * 3 + (-1) * (-1), thirty-two accumulators a thread.
-    let operations = device
-        .peak_mma(&stream, 3, (0xff03_0201, 0), &mut sums)
-        .unwrap();
+    let operations = kernels::peak_mma(device, &stream, 3, (0xff03_0201, 0), &mut sums).unwrap();
     let found = stream.clone_dtoh(&sums).unwrap();
     let expected = 3 * 32 * 8 * (1 + 4 + 9 + 1);
     if let Some(bad) = found.iter().find(|s| **s != expected) {
         wrong.push(format!("peak: a sum is {bad}, expected {expected}"));
     }
-    let warps = device.peak_len() as u64 / 32;
+    let warps = kernels::peak_len(device) as u64 / 32;
     if operations != 2 * 16 * 8 * 32 * 8 * 3 * warps {
         wrong.push(format!("peak: {operations} operations"));
     }
     let mut short = stream.alloc_zeros::<i32>(1).unwrap();
-    if device.peak_mma(&stream, 1, (0, 0), &mut short).is_ok() {
+    if kernels::peak_mma(device, &stream, 1, (0, 0), &mut short).is_ok() {
         wrong.push("peak: one element for all sums".into());
     }
 }
@@ -301,28 +303,26 @@ fn dequantize<T: Type>(wrong: &mut Vec<String>) {
         let row_zeros = Placed::new(&stream, random, &row_zero, 1, rows, -1);
         let col_zeros = Placed::new(&stream, random, &col_zero, 1, cols, -1);
         let one = stream.clone_htod(&[0.37f32]).unwrap();
-        let (row_view, col_view) = (row_scales.view(), col_scales.view());
-        let (row_zero_view, col_zero_view) = (row_zeros.view(), col_zeros.view());
         for which in 0..5 {
             let how = match which {
                 0 => Dequantize::default(),
                 1 => Dequantize {
-                    row_scales: Some(&one),
+                    row_scales: Some((&one).into()),
                     ..Default::default()
                 },
                 2 => Dequantize {
-                    row_scales: Some(&row_view),
-                    row_zero_points: Some(&row_zero_view),
+                    row_scales: Some(row_scales.view().into()),
+                    row_zero_points: Some(row_zeros.view().into()),
                     ..Default::default()
                 },
                 3 => Dequantize {
-                    col_scales: Some(&col_view),
-                    col_zero_points: Some(&col_zero_view),
+                    col_scales: Some(col_scales.view().into()),
+                    col_zero_points: Some(col_zeros.view().into()),
                     ..Default::default()
                 },
                 _ => Dequantize {
-                    row_scales: Some(&row_view),
-                    col_scales: Some(&col_view),
+                    row_scales: Some(row_scales.view().into()),
+                    col_scales: Some(col_scales.view().into()),
                     ..Default::default()
                 },
             };
@@ -352,14 +352,14 @@ fn dequantize<T: Type>(wrong: &mut Vec<String>) {
                 T::DTYPE
             );
             let (source, target) = (input.geometry(), output.geometry());
-            device
-                .dequantize(
-                    &stream,
-                    source.over(&input.view()),
-                    target.over(&mut output.view_mut()),
-                    how,
-                )
-                .unwrap_or_else(|error| panic!("{case}: {error}"));
+            kernels::dequantize(
+                device,
+                &stream,
+                source.over(&input.view()),
+                target.over(&mut output.view_mut()),
+                how.clone(),
+            )
+            .unwrap_or_else(|error| panic!("{case}: {error}"));
             let want = expected(&|i| bytes[i].into());
             compare("output", &case, &output.read(&stream), &want, same, wrong);
 
@@ -369,14 +369,14 @@ fn dequantize<T: Type>(wrong: &mut Vec<String>) {
                 T::DTYPE
             );
             let source = input.geometry();
-            device
-                .dequantize(
-                    &stream,
-                    source.over(&input.view()),
-                    target.over(&mut output.view_mut()),
-                    how,
-                )
-                .unwrap_or_else(|error| panic!("{case}: {error}"));
+            kernels::dequantize(
+                device,
+                &stream,
+                source.over(&input.view()),
+                target.over(&mut output.view_mut()),
+                how,
+            )
+            .unwrap_or_else(|error| panic!("{case}: {error}"));
             let want = expected(&|i| sums[i]);
             compare("output", &case, &output.read(&stream), &want, same, wrong);
         }
@@ -403,13 +403,13 @@ fn transpose_s8(wrong: &mut Vec<String>) {
         let mut output = Placed::filled(&stream, random, cols, padded, 0x44, 0x66);
         let case = format!("transpose {input} -> {output}");
         let (source, target) = (input.geometry(), output.geometry());
-        device
-            .transpose_s8(
-                &stream,
-                source.over(&input.view()),
-                target.over(&mut output.view_mut()),
-            )
-            .unwrap_or_else(|error| panic!("{case}: {error}"));
+        kernels::transpose_s8(
+            device,
+            &stream,
+            source.over(&input.view()),
+            target.over(&mut output.view_mut()),
+        )
+        .unwrap_or_else(|error| panic!("{case}: {error}"));
         let at = |i: usize| match (i / padded, i % padded) {
             (c, r) if r < rows => data[r * cols + c],
             _ => 0,

@@ -20,7 +20,7 @@ mod dot_general;
 #[cfg(target_os = "linux")]
 mod fused;
 #[cfg(target_os = "linux")]
-mod grouped;
+mod groupwise;
 #[cfg(target_os = "linux")]
 mod igemm;
 #[cfg(target_os = "linux")]
@@ -31,6 +31,8 @@ mod kernels;
 #[cfg(target_os = "linux")]
 mod output;
 mod params;
+#[cfg(target_os = "linux")]
+mod row_scalars;
 mod sass;
 #[cfg(target_os = "linux")]
 mod status;

@@ -1,8 +1,8 @@
-//! The committed src/cuda/params.rs is what bindgen makes of cuda/params.h.
+//! The committed src/cuda/kernels/params.rs is what bindgen makes of cuda/params.h.
 //!
 //! After a change of the header:  IMMA_UPDATE=1 cargo test --features cuda,bindgen --test cuda params
 
-const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cuda/params.rs");
+const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/cuda/kernels/params.rs");
 const HEADER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cuda/params.h");
 
 /// Without libclang: the copy names the hash of the header that it was made from.
@@ -22,7 +22,7 @@ fn committed_bindings_are_of_this_header() {
     let first = committed.lines().next().unwrap_or_default();
     assert!(
         first.contains(&format!("{hash:016x}")),
-        "src/cuda/params.rs is stale ({first}): \
+        "src/cuda/kernels/params.rs is stale ({first}): \
          IMMA_UPDATE=1 cargo test --features cuda,bindgen --test cuda params"
     );
 }
@@ -37,6 +37,6 @@ fn committed_bindings_are_what_bindgen_makes() {
     let committed = std::fs::read_to_string(COMMITTED).unwrap();
     assert!(
         committed == made,
-        "src/cuda/params.rs is stale: IMMA_UPDATE=1 cargo test --features cuda,bindgen --test cuda params"
+        "src/cuda/kernels/params.rs is stale: IMMA_UPDATE=1 cargo test --features cuda,bindgen --test cuda params"
     );
 }

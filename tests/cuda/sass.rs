@@ -2,6 +2,7 @@
 //!
 //! Needs cuobjdump (`.ci/fetch-nvcc` brings it); says 'not run' without.
 
+use imma::cuda::kernels::{igemm_groupwise, igemm_sm80, igemm_sm90};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,7 +27,7 @@ fn cuobjdump() -> Option<PathBuf> {
         })
 }
 
-/// Opcodes by (architecture, kernel).
+/// Opcodes by (architecture, kernel); a branch's with the number of the instruction that it goes to, as in `BRA@17`.
 fn disassemble(
     program: &Path,
     image: &imma::cuda::Image,
@@ -63,9 +64,20 @@ fn disassemble(
             if let (Some(opcode), Some(list)) =
                 (opcode, kernels.get_mut(&(arch.clone(), kernel.clone())))
             {
-                if opcode.starts_with(char::is_uppercase) {
-                    list.push(opcode.trim_end_matches(';').into());
+                if !opcode.starts_with(char::is_uppercase) {
+                    continue;
                 }
+                let mut opcode = opcode.trim_end_matches(';').to_owned();
+                if opcode.starts_with("BRA") {
+                    // An instruction is 16 bytes. Behind it stands its encoding, in hexadecimal too.
+                    let target = |word: &str| {
+                        usize::from_str_radix(word.strip_prefix("0x")?.trim_end_matches(';'), 16)
+                            .ok()
+                    };
+                    let target = instruction.split_whitespace().find_map(target);
+                    opcode += &target.map_or(String::new(), |at| format!("@{}", at / 16));
+                }
+                list.push(opcode);
             }
         }
     }
@@ -107,7 +119,7 @@ fn kernels_spill_nothing_and_access_16_bytes() {
                     wrong.push(format!("{arch} {name}: generic access ({op})"));
                 }
             }
-            if name.starts_with("igemm_sm80") || name.starts_with("igemm_grouped") {
+            if name.starts_with("igemm_sm80") || name.starts_with("igemm_groupwise") {
                 // m16n8k32 in int8, and the fragments of both operands by ldmatrix.
                 if !uses("IMMA", "16832") || !uses("IMMA", "S8") || !uses("LDSM", "M88") {
                     wrong.push(format!("{arch} {name}: no IMMA.16832.S8.S8 or no LDSM"));
@@ -154,7 +166,7 @@ fn kernels_spill_nothing_and_access_16_bytes() {
 fn check_hopper(name: &str, opcodes: &[String], wrong: &mut Vec<String>) {
     let tile = name
         .strip_prefix("igemm_sm90_")
-        .and_then(imma::cuda::by_name90);
+        .and_then(igemm_sm90::by_name);
     let Some(tile) = tile else {
         return wrong.push(format!("{name}: no such tile"));
     };
@@ -192,6 +204,7 @@ fn check_hopper(name: &str, opcodes: &[String], wrong: &mut Vec<String>) {
             wrong.push(format!("{name}: between the wgmma of a stage: {moved:?}"));
         }
     }
+    check_fences(name, opcodes, wrong);
     for (what, least) in [("UTMALDG.2D", 2), ("SYNCS.PHASECHK", 2), ("UTMACCTL", 2)] {
         if count(what) < least {
             wrong.push(format!("{name}: {} {what}, expected {least}", count(what)));
@@ -201,6 +214,48 @@ fn check_hopper(name: &str, opcodes: &[String], wrong: &mut Vec<String>) {
     if multicast != (tile.cluster > 1) {
         wrong.push(format!("{name}: multicast: {multicast}"));
     }
+}
+
+/// No fence of the device where a stage changes hands: neither in the consumers' loop nor where the producer loads. An arrival or a
+/// wait in the scope of the cluster would bring one.
+fn check_fences(name: &str, opcodes: &[String], wrong: &mut Vec<String>) {
+    let fences = |what: &str, from: Option<usize>, to: Option<usize>, wrong: &mut Vec<String>| {
+        let (Some(from), Some(to)) = (from, to) else {
+            return wrong.push(format!("{name}: {what} was not found"));
+        };
+        let of = |op: &&String| {
+            ["MEMBAR", "ERRBAR", "CGAERRBAR", "CCTL"]
+                .iter()
+                .any(|prefix| op.starts_with(prefix))
+        };
+        let found: Vec<_> = opcodes[from..=to.max(from)].iter().filter(of).collect();
+        if !found.is_empty() {
+            wrong.push(format!("{name}: fences in {what}: {found:?}"));
+        }
+    };
+    let first = opcodes.iter().position(|op| op.starts_with("IGMMA"));
+    // The branch behind the wgmma that goes back to before them.
+    let back = first.and_then(|first| {
+        let goes_back = |op: &String| {
+            let target = op.strip_prefix("BRA")?.split_once('@')?.1.parse().ok();
+            target.filter(|target: &usize| *target <= first)
+        };
+        let at = opcodes[first..]
+            .iter()
+            .position(|op| goes_back(op).is_some());
+        at.map(|at| first + at)
+    });
+    fences("the consumers' loop", first, back, wrong);
+    let starts = opcodes
+        .iter()
+        .position(|op| op.starts_with("USETMAXREG.DEALLOC"));
+    let loads = opcodes.iter().rposition(|op| op.starts_with("UTMALDG"));
+    fences(
+        "the producer",
+        starts,
+        loads.filter(|end| starts.is_some_and(|at| at < *end)),
+        wrong,
+    );
 }
 
 /// Registers and bytes of stack of each kernel of an image, by name.
@@ -238,44 +293,61 @@ fn usage(program: &Path, image: &str) -> BTreeMap<String, (usize, usize)> {
     most
 }
 
+/// What the checks read of a tile of whichever family.
+#[derive(Debug)]
+struct Tile {
+    name: &'static str,
+    warps: usize,
+    blocks: usize,
+    registers: usize,
+    shared: usize,
+}
+
+/// The tiles of an image.
+macro_rules! tiles {
+    ($family:ident) => {
+        $family::TILES.each_ref().map(|tile| Tile {
+            name: tile.name,
+            warps: tile.warps,
+            blocks: tile.blocks,
+            registers: tile.registers,
+            shared: tile.shared(),
+        })
+    };
+}
+
 /// Registers and shared memory of each GEMM instance against what its tile says, so that the blocks it is meant for fit.
 fn check_tiles(program: &Path, wrong: &mut Vec<String>) {
-    let tiles = |image: &str| -> Vec<&imma::cuda::Tile> {
-        match image {
-            "igemm_sm80" => imma::cuda::TILES.iter().collect(),
-            _ => imma::cuda::GROUPED_TILES.iter().collect(),
-        }
-    };
-    let mut used = Vec::new();
-    for image in ["igemm_sm80", "igemm_grouped"] {
-        let of_image = usage(program, image);
-        if of_image.len() != tiles(image).len() {
+    for (image, tiles) in [
+        ("igemm_sm80", &tiles!(igemm_sm80)[..]),
+        ("igemm_groupwise", &tiles!(igemm_groupwise)[..]),
+    ] {
+        let used = usage(program, image);
+        if used.len() != tiles.len() {
             wrong.push(format!(
                 "resource usage of {} instances of {image} seen",
-                of_image.len()
+                used.len()
             ));
         }
-        used.extend(of_image.into_iter().map(|(name, used)| (image, name, used)));
-    }
-    for (image, name, (registers, stack)) in used {
-        let of_tile = name.strip_prefix(image).and_then(|n| n.strip_prefix('_'));
-        let tile = tiles(image).into_iter().find(|t| Some(t.name) == of_tile);
-        let Some(tile) = tile else {
-            wrong.push(format!("{name}: no such tile"));
-            continue;
-        };
-        let held = registers.next_multiple_of(8) * 32 * tile.warps * tile.blocks;
-        // A block takes 1 KiB of shared memory for itself; sm_80 has 164 KiB a multiprocessor.
-        let shared = (tile.shared() + 1024) * tile.blocks;
-        if registers > tile.registers || held > 65_536 || stack > 0 || shared > 164 << 10 {
-            wrong.push(format!(
-                "{name}: {registers} registers, {stack} bytes of stack do not fit {tile:?}"
-            ));
-        }
-        if tile.shared() > 99 << 10 {
-            wrong.push(format!(
-                "{name}: more shared memory than sm_86, 89 and 120 have"
-            ));
+        for (name, (registers, stack)) in used {
+            let of_tile = name.strip_prefix(image).and_then(|n| n.strip_prefix('_'));
+            let Some(tile) = tiles.iter().find(|t| Some(t.name) == of_tile) else {
+                wrong.push(format!("{name}: no such tile"));
+                continue;
+            };
+            let held = registers.next_multiple_of(8) * 32 * tile.warps * tile.blocks;
+            // A block takes 1 KiB of shared memory for itself; sm_80 has 164 KiB a multiprocessor.
+            let shared = (tile.shared + 1024) * tile.blocks;
+            if registers > tile.registers || held > 65_536 || stack > 0 || shared > 164 << 10 {
+                wrong.push(format!(
+                    "{name}: {registers} registers, {stack} bytes of stack do not fit {tile:?}"
+                ));
+            }
+            if tile.shared > 99 << 10 {
+                wrong.push(format!(
+                    "{name}: more shared memory than sm_86, 89 and 120 have"
+                ));
+            }
         }
     }
 }
@@ -287,7 +359,7 @@ fn check_tiles90(program: &Path, wrong: &mut Vec<String>) {
         return println!("not run: no igemm_sm90 in this build");
     }
     let readme = include_str!("../../cuda/README.md");
-    for tile in imma::cuda::TILES90 {
+    for tile in igemm_sm90::TILES {
         let Some((registers, stack)) = used.get(&format!("igemm_sm90_{}", tile.name)) else {
             wrong.push(format!("{}: no such entry", tile.name));
             continue;

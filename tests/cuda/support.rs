@@ -3,7 +3,7 @@
 pub use crate::random::Random;
 use half::{bf16, f16};
 use imma::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaView, CudaViewMut, DeviceRepr};
-use imma::cuda::{Device, Matrix};
+use imma::cuda::{Device, DeviceElement, Matrix};
 use imma::Element;
 use std::cell::Cell;
 use std::process::Command;
@@ -110,7 +110,7 @@ pub const OWNERS: &[(&str, &str)] = &[
     ("rmsnorm_quantize", "fused"),
     ("silu_mul_quantize", "fused"),
     ("epilogue", "igemm"),
-    ("igemm_grouped", "grouped"),
+    ("igemm_groupwise", "groupwise"),
     ("igemm_sm80", "igemm"),
     ("igemm_sm90", "igemm90"),
     ("peak", "kernels"),
@@ -347,7 +347,7 @@ pub fn same<T: Element>(a: T, b: T) -> bool {
 }
 
 /// The three element types, as something a test can be run over.
-pub trait Type: Element + DeviceRepr + PartialEq {}
+pub trait Type: DeviceElement + PartialEq {}
 impl Type for f32 {}
 impl Type for f16 {}
 impl Type for bf16 {}

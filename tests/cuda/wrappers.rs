@@ -2,7 +2,8 @@
 
 use crate::support::{self, device, fake, stream};
 use imma::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-use imma::cuda::{Dequantize, Matrix};
+use imma::cuda::kernels::{self, Dequantize};
+use imma::cuda::Matrix;
 use imma::rounding::Rounding;
 use imma::Error;
 
@@ -19,8 +20,7 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
 
     let mut rows = |input: Matrix<_>, rows, cols| {
         let output = Matrix::new(&mut output, rows, cols);
-        device
-            .quantize_rows::<f32>(&stream, input, output, &mut scales, nearest)
+        kernels::quantize_rows::<f32>(device, &stream, input, output, &mut scales, nearest)
             .unwrap_err()
     };
     // Four rows of seven need 28 elements.
@@ -75,15 +75,15 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
     let odd = unsafe { odd.transmute::<f32>(4) }.unwrap();
     let mut four = stream.clone_htod(&[0i8; 4]).unwrap();
     let mut one = stream.clone_htod(&[0.0f32]).unwrap();
-    let error = device
-        .quantize_rows(
-            &stream,
-            Matrix::new(&odd, 1, 4),
-            Matrix::new(&mut four, 1, 4),
-            &mut one,
-            nearest,
-        )
-        .unwrap_err();
+    let error = kernels::quantize_rows(
+        device,
+        &stream,
+        Matrix::new(&odd, 1, 4),
+        Matrix::new(&mut four, 1, 4),
+        &mut one,
+        nearest,
+    )
+    .unwrap_err();
     assert!(
         matches!(error, Error::Value { what: "input", .. }),
         "{error}"
@@ -91,25 +91,25 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
 
     // Columns want the output transposed.
     let mut six = stream.clone_htod(&[0.0f32; 6]).unwrap();
-    let error = device
-        .quantize_cols(
-            &stream,
-            Matrix::new(&input, 4, 6),
-            Matrix::new(&mut output, 4, 6),
-            &mut six,
-            nearest,
-        )
-        .unwrap_err();
+    let error = kernels::quantize_cols(
+        device,
+        &stream,
+        Matrix::new(&input, 4, 6),
+        Matrix::new(&mut output, 4, 6),
+        &mut six,
+        nearest,
+    )
+    .unwrap_err();
     assert!(matches!(error, Error::ShapeMismatch { .. }), "{error}");
-    let error = device
-        .quantize_rows_asymmetric(
-            &stream,
-            Matrix::new(&input, 6, 4),
-            Matrix::new(&mut output, 6, 4),
-            &mut six,
-            &mut zeros,
-        )
-        .unwrap_err();
+    let error = kernels::quantize_rows_asymmetric(
+        device,
+        &stream,
+        Matrix::new(&input, 6, 4),
+        Matrix::new(&mut output, 6, 4),
+        &mut six,
+        &mut zeros,
+    )
+    .unwrap_err();
     assert!(
         matches!(
             error,
@@ -122,15 +122,15 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
     );
 
     for scale in [0.0, -1.0, f32::NAN, f32::INFINITY, 1e-40] {
-        let error = device
-            .quantize_static(
-                &stream,
-                Matrix::new(&input, 4, 6),
-                Matrix::new(&mut output, 4, 6),
-                scale,
-                nearest,
-            )
-            .unwrap_err();
+        let error = kernels::quantize_static(
+            device,
+            &stream,
+            Matrix::new(&input, 4, 6),
+            Matrix::new(&mut output, 4, 6),
+            scale,
+            nearest,
+        )
+        .unwrap_err();
         assert!(
             matches!(
                 error,
@@ -146,18 +146,18 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
     let integers = stream.clone_htod(&[1i8; 24]).unwrap();
     let mut floats = stream.clone_htod(&[0.0f32; 24]).unwrap();
     let both = Dequantize {
-        row_zero_points: Some(&zeros),
-        col_zero_points: Some(&zeros),
+        row_zero_points: Some((&zeros).into()),
+        col_zero_points: Some((&zeros).into()),
         ..Default::default()
     };
-    let error = device
-        .dequantize(
-            &stream,
-            Matrix::new(&integers, 4, 6),
-            Matrix::new(&mut floats, 4, 6),
-            both,
-        )
-        .unwrap_err();
+    let error = kernels::dequantize(
+        device,
+        &stream,
+        Matrix::new(&integers, 4, 6),
+        Matrix::new(&mut floats, 4, 6),
+        both,
+    )
+    .unwrap_err();
     assert!(
         matches!(
             error,
@@ -169,17 +169,17 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
         "{error}"
     );
     let short = Dequantize {
-        col_scales: Some(&scales),
+        col_scales: Some((&scales).into()),
         ..Default::default()
     };
-    let error = device
-        .dequantize(
-            &stream,
-            Matrix::new(&integers, 4, 6),
-            Matrix::new(&mut floats, 4, 6),
-            short,
-        )
-        .unwrap_err();
+    let error = kernels::dequantize(
+        device,
+        &stream,
+        Matrix::new(&integers, 4, 6),
+        Matrix::new(&mut floats, 4, 6),
+        short,
+    )
+    .unwrap_err();
     assert!(
         matches!(
             error,
@@ -190,13 +190,13 @@ fn what_does_not_fit_is_refused_before_anything_runs() {
         ),
         "{error}"
     );
-    let error = device
-        .transpose_s8(
-            &stream,
-            Matrix::new(&integers, 4, 6),
-            Matrix::new(&mut output, 4, 6),
-        )
-        .unwrap_err();
+    let error = kernels::transpose_s8(
+        device,
+        &stream,
+        Matrix::new(&integers, 4, 6),
+        Matrix::new(&mut output, 4, 6),
+    )
+    .unwrap_err();
     assert!(matches!(error, Error::ShapeMismatch { .. }), "{error}");
 
     assert_eq!(device.launches(), before);
@@ -213,25 +213,25 @@ fn empty_matrices_are_legal() {
     let mut none = scales.slice_mut(0..0);
     let nearest = Rounding::NearestEven;
     // No rows: nothing happens.
-    device
-        .quantize_rows(
-            &stream,
-            Matrix::new(&input, 0, 4),
-            Matrix::new(&mut output, 0, 4),
-            &mut none,
-            nearest,
-        )
-        .unwrap();
+    kernels::quantize_rows(
+        device,
+        &stream,
+        Matrix::new(&input, 0, 4),
+        Matrix::new(&mut output, 0, 4),
+        &mut none,
+        nearest,
+    )
+    .unwrap();
     // No columns: each row is one of zeros, bounded by 1; its padding is written.
-    device
-        .quantize_rows(
-            &stream,
-            Matrix::new(&input, 4, 0),
-            Matrix::new(&mut output, 4, 1),
-            &mut scales,
-            nearest,
-        )
-        .unwrap();
+    kernels::quantize_rows(
+        device,
+        &stream,
+        Matrix::new(&input, 4, 0),
+        Matrix::new(&mut output, 4, 1),
+        &mut scales,
+        nearest,
+    )
+    .unwrap();
     assert_eq!(stream.clone_dtoh(&scales).unwrap(), [1.0 / 127.0; 4]);
     assert_eq!(stream.clone_dtoh(&output).unwrap(), [0i8; 4]);
 }
@@ -255,33 +255,28 @@ fn a_launch_allocates_and_waits_for_nothing() {
 
     fake.mark();
     let to = Matrix::new(&mut output, 4, 6);
-    device
-        .quantize_rows(&stream, from, to, &mut scales, nearest)
-        .unwrap();
+    kernels::quantize_rows(device, &stream, from, to, &mut scales, nearest).unwrap();
     let to = Matrix::new(&mut output, 4, 6);
-    device
-        .quantize_rows_asymmetric(&stream, from, to, &mut scales, &mut zeros)
-        .unwrap();
+    kernels::quantize_rows_asymmetric(device, &stream, from, to, &mut scales, &mut zeros).unwrap();
     let to = Matrix::new(&mut turned, 6, 4);
-    device
-        .quantize_cols(&stream, from, to, &mut channel_scales, nearest)
-        .unwrap();
+    kernels::quantize_cols(device, &stream, from, to, &mut channel_scales, nearest).unwrap();
     let to = Matrix::new(&mut output, 4, 6);
-    device
-        .quantize_static(&stream, from, to, 0.5, nearest)
-        .unwrap();
+    kernels::quantize_static(device, &stream, from, to, 0.5, nearest).unwrap();
     let how = Dequantize {
-        row_scales: Some(&scales),
-        row_zero_points: Some(&zeros),
+        row_scales: Some((&scales).into()),
+        row_zero_points: Some((&zeros).into()),
         ..Default::default()
     };
     let integers = Matrix::new(&output, 4, 6);
-    device
-        .dequantize(&stream, integers, Matrix::new(&mut floats, 4, 6), how)
-        .unwrap();
-    device
-        .transpose_s8(&stream, integers, Matrix::new(&mut turned, 6, 4))
-        .unwrap();
+    kernels::dequantize(
+        device,
+        &stream,
+        integers,
+        Matrix::new(&mut floats, 4, 6),
+        how,
+    )
+    .unwrap();
+    kernels::transpose_s8(device, &stream, integers, Matrix::new(&mut turned, 6, 4)).unwrap();
 
     assert_eq!(fake.launches_since_mark(None), 6);
     assert_eq!(fake.allocations_since_mark(), 0);
@@ -302,22 +297,22 @@ fn launches_can_be_captured_in_a_graph() {
     stream
         .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
         .unwrap();
-    device
-        .quantize_rows(
-            &stream,
-            Matrix::new(&input, 3, 20),
-            Matrix::new(&mut output, 3, 20),
-            &mut scales,
-            Rounding::NearestEven,
-        )
-        .unwrap();
-    device
-        .transpose_s8(
-            &stream,
-            Matrix::new(&output, 3, 20),
-            Matrix::new(&mut turned, 20, 3),
-        )
-        .unwrap();
+    kernels::quantize_rows(
+        device,
+        &stream,
+        Matrix::new(&input, 3, 20),
+        Matrix::new(&mut output, 3, 20),
+        &mut scales,
+        Rounding::NearestEven,
+    )
+    .unwrap();
+    kernels::transpose_s8(
+        device,
+        &stream,
+        Matrix::new(&output, 3, 20),
+        Matrix::new(&mut turned, 20, 3),
+    )
+    .unwrap();
     let graph = stream
         .end_capture(CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)
         .unwrap()

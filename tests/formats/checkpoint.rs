@@ -2,10 +2,11 @@
 
 use crate::folder::Folder;
 use imma::checkpoint::{Checkpoint, StoredWeight};
-use imma::{default_backend, ActivationQuant, Cpu, GroupedLinear, Int8Linear};
+use imma::{default_backend, ActivationQuant, Cpu, Int8Linear};
 use ndarray::{arr2, Array2, ArrayD, Ix2};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const FOLDERS: [&str; 6] = [
     "ct_dynamic",
@@ -89,36 +90,32 @@ fn layers_compute_what_compressed_tensors_computes() {
 
 /// Scales for groups of inputs, which the package wrote too.
 #[test]
-fn groups_of_inputs_make_a_layer_of_their_own() {
+fn groups_of_inputs_make_a_group_wise_layer() {
     let folder = data("ct_group");
     let checkpoint = Checkpoint::open(&folder).unwrap();
     let expected = Checkpoint::open(folder.join("expected.safetensors")).unwrap();
     assert_eq!(checkpoint.int8_layers(), ["down", "up"]);
     for (prefix, inputs, outputs) in [("up", 64, 96), ("down", 96, 64)] {
-        let layer = GroupedLinear::from_checkpoint(&folder, prefix).unwrap();
+        let layer = Int8Linear::from_checkpoint(&folder, prefix).unwrap();
         assert_eq!((layer.inputs(), layer.outputs()), (inputs, outputs));
-        assert_eq!(layer.group_size(), 32);
+        assert_eq!(layer.group_size(), Some(32));
         let tensor = |what| matrix(expected.floats(&format!("{prefix}.{what}")).unwrap());
         let (x, want) = (tensor("x"), tensor("y"));
         let got = layer.forward(x.view()).unwrap();
         let norm = |y: &Array2<f32>| y.iter().map(|y| f64::from(*y).powi(2)).sum::<f64>().sqrt();
         let off = norm(&(&got - &want)) / norm(&want);
         assert!(off < 2e-2, "{prefix}: relative error {off}");
-        let error = checkpoint.linear(prefix).unwrap_err().to_string();
-        assert!(
-            error.contains("every 32 inputs") && error.contains("GroupedLinear"),
-            "{error}"
-        );
+        let again = checkpoint.linear(prefix).unwrap();
+        assert_eq!(again.forward(x.view()).unwrap(), got);
     }
-    let error = GroupedLinear::from_checkpoint(data("ct_dynamic"), "up")
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("Int8Linear takes others"), "{error}");
-    let floats = checkpoint
-        .grouped_linear_on(Cpu::new(), "lm_head")
-        .unwrap_err()
-        .to_string();
-    assert!(floats.contains("without groups"), "{floats}");
+    // Other layers have no groups, those of floats in the same file among them.
+    let others = [
+        Int8Linear::from_checkpoint(data("ct_dynamic"), "up").unwrap(),
+        checkpoint
+            .linear_on(Arc::new(Cpu::new()), "lm_head")
+            .unwrap(),
+    ];
+    assert!(others.iter().all(|layer| layer.group_size().is_none()));
 }
 
 #[test]
@@ -164,8 +161,13 @@ fn asymmetric_weights_are_exact_at_the_ends() {
     let weight = arr2(&[[127i8, -128, 0, 5], [127, -128, 0, 5], [127, -128, 0, 5]]);
     for zero in [[-128i8, 127, 0], [-1, 1, 64]] {
         let backend = default_backend().clone();
-        let layer =
-            Int8Linear::from_int8_asymmetric::<f32>(backend, weight.view(), &[1.0; 3], &zero, None);
+        let layer = Int8Linear::from_int8_asymmetric_on::<f32>(
+            backend,
+            weight.view(),
+            &[1.0; 3],
+            &zero,
+            None,
+        );
         let layer = layer.unwrap();
         assert_eq!(layer.inputs(), 4);
         // absmax 127: the inputs are their own integers, the sums exact in f32.
@@ -447,7 +449,7 @@ proptest! {
         // With absmax 127 an input is its own integer.
         x.column_mut(0).fill(127.0);
         let backend = default_backend().clone();
-        let layer = Int8Linear::from_int8_asymmetric::<f32>(backend, weight.view(), &[1.0], &zero, None).unwrap();
+        let layer = Int8Linear::from_int8_asymmetric_on::<f32>(backend, weight.view(), &[1.0], &zero, None).unwrap();
         let y = layer.forward(x.view()).unwrap();
         for ((i, j), y) in y.indexed_iter() {
             let want: i64 = (0..k)

@@ -728,7 +728,7 @@ fn the_device_computes_what_the_cpu_does() {
         "--json",
         "--peers",
         "--algorithm",
-        "heuristic,igemm:64x64x128/2",
+        "heuristic,igemm_sm80:64x64x128/2",
     ];
     let said = run(&bench);
     let mut kernels = std::collections::BTreeSet::new();

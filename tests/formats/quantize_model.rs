@@ -3,7 +3,7 @@
 use crate::folder::Folder;
 use imma::checkpoint::{quantize_model, Checkpoint, QuantizeOptions, StoredWeight};
 use imma::quant::Calibration;
-use imma::{GroupedLinear, Int8Linear};
+use imma::Int8Linear;
 use ndarray::{Array2, Ix2};
 use std::collections::BTreeMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -315,8 +315,8 @@ fn groups_of_inputs_are_written_and_read_back() {
             (&weights["strategy"], &weights["group_size"]),
             (&"group".into(), &size.into())
         );
-        let read = GroupedLinear::from_checkpoint(&out, "up").unwrap();
-        let direct = GroupedLinear::from_float(floats.view(), size, None).unwrap();
+        let read = Int8Linear::from_checkpoint(&out, "up").unwrap();
+        let direct = Int8Linear::from_float_groupwise(floats.view(), size, None).unwrap();
         let x = Array2::from_shape_fn((3, 128), |(i, j)| (i as f32 - 1.5) * (j as f32 - 60.25));
         let (got, want) = (
             read.forward(x.view()).unwrap(),

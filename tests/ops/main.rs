@@ -3,6 +3,7 @@
 #[path = "../common/random.rs"]
 mod random;
 
+mod floors;
 mod golden;
 mod labelled;
 mod matmul;

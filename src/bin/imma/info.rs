@@ -49,6 +49,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         };
         line(format!("kernel        {:14} {state}", leaf.name));
     }
+    line(format!("amx           {}", Cpu::amx()));
     line(format!("threads       {}", cpu.threads()));
     line(format!("cuda          {}", cuda_status()));
     if let Some(peaks) = peaks {
@@ -128,11 +129,12 @@ impl Peaks {
 fn plan(m: usize, n: usize, k: usize) -> Result<(), Failure> {
     #[cfg(feature = "cuda")]
     if imma::cuda::status().is_usable() {
-        use imma::cuda::{Device, Plan, Spec};
+        use imma::cuda::{Algorithm, Device, Plan, Problem};
         let device = Device::open(0)?;
         line(format!("device  {}", device.properties()));
-        let spec = Spec::floats(m, n, k, imma::DType::BF16, imma::DType::BF16);
-        line(format!("plan    {}", Plan::new(&device, spec)?));
+        let problem = Problem::floats(m, n, k, imma::DType::BF16, imma::DType::BF16);
+        let plan = Plan::new(&device, problem, Algorithm::Heuristic)?;
+        line(format!("plan    {plan}"));
         return Ok(());
     }
     line(format!("device  the CPU: {}", cuda_status()));

@@ -236,7 +236,7 @@ fn computed<T: OnDevice, D: Dimension>(
     #[cfg(feature = "cuda")]
     if let Some(number) = device.number() {
         let opened = imma::cuda::Device::open(number);
-        match opened.and_then(|gpu| Ok((gpu.quantize(quantizer, x.view())?, gpu))) {
+        match opened.and_then(|gpu| Ok((imma::cuda::quantize(&gpu, quantizer, x.view())?, gpu))) {
             Ok((quantized, gpu)) => return Ok((quantized, imma::Backend::name(&*gpu))),
             // The CPU knows more ways, and where nothing was asked for it may serve.
             Err(imma::Error::Unavailable { .. }) if device == Device::Auto => {}

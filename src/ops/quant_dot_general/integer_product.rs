@@ -4,7 +4,7 @@ use super::packed_once::PackedOnce;
 use super::product::{only, Runner};
 use super::quantized::Quantized;
 use crate::element::Element;
-use crate::epilogue::{Epilogue, Scales};
+use crate::epilogue::{Epilogue, Output, Scales};
 use crate::error::{Error, Result};
 use crate::gemm::{check_k, Backend, Gemm, Lhs, PackedWeights, Weights};
 use crate::ops::dimension_numbers::DimensionNumbers;
@@ -118,14 +118,11 @@ impl<'a> PackedRight<'a> {
         &self,
         i: usize,
         lhs: ArrayView2<'_, i8>,
-        row_scales: Scales<'_>,
+        row_scales: Scales<&[f32]>,
         mut out: ArrayViewMut2<'_, T>,
     ) -> Result<()> {
         let mut run = |weights: &PackedWeights| {
-            let epilogue = Epilogue {
-                row_scales,
-                ..Epilogue::default()
-            };
+            let epilogue = Epilogue::to(Output::of::<T>()).with_row_scales(row_scales);
             let gemm = Gemm::new(Lhs::Int8(lhs), weights, epilogue)?;
             self.backend.gemm(&gemm, T::tag_mut(out.view_mut()))
         };
@@ -174,7 +171,7 @@ impl MatrixScales {
         }
     }
 
-    fn of(&self, matrix: usize) -> Scales<'_> {
+    fn of(&self, matrix: usize) -> Scales<&[f32]> {
         match self.each {
             0 => Scales::PerTensor(self.all[0]),
             _ => Scales::PerVector(self.slice(matrix)),

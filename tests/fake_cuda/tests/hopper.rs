@@ -115,6 +115,27 @@ fn sabotage(from: &str, to: &str, which: Option<usize>) -> String {
     }
 }
 
+/// Stages change hands between wgmma and TMA, whose completion an arrival without a scope tells; the first barrier of the cluster hands
+/// over mbarriers alone, which their fence released.
+#[test]
+fn stages_change_hands_by_arrivals_without_a_scope() {
+    let arrive = "mbarrier.arrive.release.cluster.shared::cluster.b64";
+    let text = sabotage(arrive, "mbarrier.arrive.shared::cluster.b64", None);
+    let first = "barrier.cluster.arrive.release.aligned;";
+    let text = text.replacen(first, "barrier.cluster.arrive.relaxed.aligned;", 1);
+    for seed in SEEDS {
+        let (have, want) =
+            gemm(&text, [200, 68, 1300], seed).unwrap_or_else(|f| panic!("seed {seed}: {f}"));
+        assert!(have == want, "seed {seed}");
+    }
+    // An arrival that tells nothing leaves the stage to the wgmma that read it.
+    let silent = text.replace(
+        "mbarrier.arrive.shared::cluster.b64",
+        "mbarrier.arrive.relaxed.cluster.shared::cluster.b64",
+    );
+    every(&silent, |k| matches!(k, FaultKind::Race(_)));
+}
+
 /// The faults that the kernel ends in, one a seed; none may end well.
 fn caught(ptx: &str) -> Vec<FaultKind> {
     SEEDS

@@ -246,7 +246,8 @@ fn cluster_barriers_come_in_pairs() {
 #[test]
 fn remote_arrivals_order_memory() {
     // Rank 0 writes into rank 1's memory and arrives at its mbarrier.
-    let body = |arrive: &str| {
+    let cluster_wait = wait(0).replace("parity.", "parity.acquire.cluster.");
+    let with = |arrive: &str, wait: &str| {
         format!(
             "@%p mbarrier.init.shared::cta.b64 [%m], 32; @%p fence.mbarrier_init.release.cluster;\n\
              barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.aligned;\n\
@@ -255,9 +256,10 @@ fn remote_arrivals_order_memory() {
              add.u32 %r5, %r5, %r7; st.shared::cluster.u32 [%r5], %t; {arrive} st.global.u32 [%o], %t; bra END;\n\
              READ: {} xor.b32 %r7, %t, 1; shl.b32 %r7, %r7, 2; add.u32 %r5, %s, %r7; ld.shared.u32 %r8, [%r5]; st.global.u32 [%o], %r8;\n\
              END: {SYNC}",
-            wait(0)
+            wait
         )
     };
+    let body = |arrive: &str| with(arrive, &cluster_wait);
     let good = body("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r6];");
     for seed in 0..10 {
         let have = Run {
@@ -272,6 +274,18 @@ fn remote_arrivals_order_memory() {
         "mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%r6];",
     ));
     assert!(matches!(silent, FaultKind::Race(_)), "{silent}");
+    // PTX ISA, mbarrier.arrive and try_wait: without a scope they order memory in their own block only.
+    let unscoped = "mbarrier.arrive.shared::cluster.b64 _, [%r6];";
+    let scoped = "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r6];";
+    for body in [
+        with(unscoped, &cluster_wait),
+        with(unscoped, &wait(0)),
+        with(scoped, &wait(0)),
+        with(scoped, &wait(0).replace("parity.", "parity.acquire.cta.")),
+    ] {
+        let narrow = PAIR.fault(&body);
+        assert!(matches!(narrow, FaultKind::Race(_)), "{body}: {narrow}");
+    }
     let unpublished = good.replace("fence.mbarrier_init.release.cluster", "membar.cta");
     assert!(matches!(PAIR.fault(&unpublished), FaultKind::Mbarrier(_)));
 }

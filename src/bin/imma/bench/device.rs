@@ -14,9 +14,10 @@ use imma::cuda::cudarc::driver::sys::{
     CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode,
 };
 use imma::cuda::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
+use imma::cuda::kernels::{peak_len, peak_mma};
 use imma::cuda::{
-    Algorithm, Device, DeviceElement, DeviceLhs, DeviceOutput, DeviceWeights, Matrix, Operands,
-    Plan, Spec, WeightOrder,
+    matmul_true_int8, q_matmul_int8, Algorithm, Device, DeviceElement, DeviceLhs, DeviceWeights,
+    Matrix, Operands, Plan, Problem, WeightOrder,
 };
 use imma::Element;
 use std::sync::Arc;
@@ -99,15 +100,15 @@ impl Gpu {
     ) -> Result<Measured, Failure> {
         match (contender, float) {
             (Contender::CublasLtF16, _) => self.float_peer(shape, seconds),
-            (Contender::Ours(by), Float::F32) => self.ours::<f32>(by, op, shape, seconds),
-            (Contender::Ours(by), Float::F16) => self.ours::<f16>(by, op, shape, seconds),
-            (Contender::Ours(by), Float::Bf16) => self.ours::<bf16>(by, op, shape, seconds),
+            (Contender::Ours(by), Float::F32) => self.ours::<f32>(*by, op, shape, seconds),
+            (Contender::Ours(by), Float::F16) => self.ours::<f16>(*by, op, shape, seconds),
+            (Contender::Ours(by), Float::Bf16) => self.ours::<bf16>(*by, op, shape, seconds),
         }
     }
 
     fn ours<T: DeviceElement>(
         &self,
-        by: &Algorithm,
+        by: Algorithm,
         op: Op,
         shape: Shape,
         seconds: f64,
@@ -123,12 +124,12 @@ impl Gpu {
                     let (a, w) = &operands[i];
                     let a = Matrix::new(a.as_view(), m, k);
                     let w = Matrix::new(w.as_view(), k, n);
-                    device.matmul_true_int8(stream, a, w)?;
+                    matmul_true_int8(device, stream, a, w)?;
                     Ok(())
                 };
-                let kernel = Plan::new(device, Spec::int8(m, n, k))?.kernel();
+                let plan = Plan::new(device, Problem::int8(m, n, k), Algorithm::Heuristic)?;
                 Ok(Measured {
-                    kernel,
+                    kernel: plan.kernel(),
                     timing: self.eager(operands.len(), seconds, run)?,
                     predicted: None,
                 })
@@ -144,19 +145,19 @@ impl Gpu {
                     let (a, w) = &operands[i];
                     let a = Matrix::new(a.as_view(), m, k);
                     let w = Matrix::new(w.as_view(), k, n);
-                    device.q_matmul_int8::<T, T>(stream, a, w)?;
+                    q_matmul_int8::<T, T>(device, stream, a, w)?;
                     Ok(())
                 };
-                let kernel = Plan::new(device, Spec::floats(m, n, k, T::DTYPE, T::DTYPE))?;
+                let problem = Problem::floats(m, n, k, T::DTYPE, T::DTYPE);
+                let plan = Plan::new(device, problem, Algorithm::Heuristic)?;
                 Ok(Measured {
-                    kernel: kernel.kernel(),
+                    kernel: plan.kernel(),
                     timing: self.eager(operands.len(), seconds, run)?,
                     predicted: None,
                 })
             }
             Op::Gemm => {
-                let spec = Spec::int8(m, n, k).with_algorithm(by.clone());
-                let plan = Plan::new(device, spec)?;
+                let plan = Plan::new(device, Problem::int8(m, n, k), by)?;
                 let mut operands = slots.try_map(|i| {
                     let w = self.weights(n, k, i)?;
                     Ok((self.integers(m * k, i)?, w, self.zeros::<i32>(m * n)?))
@@ -164,24 +165,17 @@ impl Gpu {
                 let mut workspace = self.zeros::<u8>(plan.workspace_bytes())?;
                 let run = |i: usize| {
                     let (a, weights, out) = &mut operands[i];
-                    let operands = Operands {
-                        lhs: DeviceLhs::int8(Matrix::new(a.as_view(), m, k)),
-                        weights,
-                        col_scales: None,
-                        bias: None,
-                        residual: None,
-                        out: Matrix::new(DeviceOutput::I32(out.as_view_mut()), m, n),
-                        out_scales: None,
-                    };
-                    plan.run(stream, operands, &mut workspace.as_view_mut())?;
+                    let lhs = DeviceLhs::int8(Matrix::new(a.as_view(), m, k));
+                    let operands = Operands::new(lhs, weights.view(), Matrix::new(out, m, n));
+                    plan.run(stream, operands, &mut workspace)?;
                     Ok(())
                 };
                 let count = slots.0;
                 Ok(Measured::of(&plan, self.captured(count, seconds, run)?))
             }
             Op::Linear => {
-                let spec = Spec::floats(m, n, k, T::DTYPE, T::DTYPE).with_algorithm(by.clone());
-                let plan = Plan::new(device, spec)?;
+                let problem = Problem::floats(m, n, k, T::DTYPE, T::DTYPE);
+                let plan = Plan::new(device, problem, by)?;
                 let mut operands = slots.try_map(|i| {
                     let w = self.weights(n, k, i)?;
                     Ok((self.floats::<T>(m * k, i)?, w, self.zeros::<T>(m * n)?))
@@ -189,16 +183,10 @@ impl Gpu {
                 let mut workspace = self.zeros::<u8>(plan.workspace_bytes())?;
                 let run = |i: usize| {
                     let (a, weights, out) = &mut operands[i];
-                    let operands = Operands {
-                        lhs: DeviceLhs::Float(Matrix::new(T::floats(a.as_view()), m, k)),
-                        weights,
-                        col_scales: None,
-                        bias: None,
-                        residual: None,
-                        out: Matrix::new(T::output(out.as_view_mut()), m, n),
-                        out_scales: None,
-                    };
-                    plan.run(stream, operands, &mut workspace.as_view_mut())?;
+                    let lhs = DeviceLhs::floats(Matrix::new(T::floats(a.as_view()), m, k));
+                    let out = Matrix::new(T::output(out.as_view_mut()), m, n);
+                    let operands = Operands::new(lhs, weights.view(), out);
+                    plan.run(stream, operands, &mut workspace)?;
                     Ok(())
                 };
                 let count = slots.0;
@@ -260,9 +248,14 @@ impl Gpu {
     fn weights(&self, n: usize, k: usize, seed: usize) -> Result<DeviceWeights, Failure> {
         let w = self.integers(n * k, seed + 100)?;
         let w = Matrix::new(&w, n, k);
-        Ok(self
-            .device
-            .pack_int8(&self.stream, w, WeightOrder::Outputs, Some(&[0.011]))?)
+        let (order, scales) = (WeightOrder::Outputs, Some(&[0.011f32][..]));
+        Ok(DeviceWeights::pack_int8(
+            &self.device,
+            &self.stream,
+            w,
+            order,
+            scales,
+        )?)
     }
 
     /// Full-range bytes: zeros or small values would draw less power and run faster.
@@ -368,14 +361,12 @@ impl Gpu {
 
     /// `mma.sync` on registers, and copies from memory to memory.
     pub fn ceiling(&self, seconds: f64) -> Result<Ceiling, Failure> {
-        let mut sums = self.zeros::<i32>(self.device.peak_len())?;
+        let mut sums = self.zeros::<i32>(peak_len(&self.device))?;
         let iterations = 2000;
         let mut operations = 0;
         let pattern = (0x9E37_79B9, 0x85EB_CA6B);
         let peak = self.sample(1, seconds, || {
-            operations = self
-                .device
-                .peak_mma(&self.stream, iterations, pattern, &mut sums)?;
+            operations = peak_mma(&self.device, &self.stream, iterations, pattern, &mut sums)?;
             Ok(())
         })?;
         let bytes = 4 * self.device.properties().l2.max(1 << 24) as usize;

@@ -5,7 +5,7 @@ use super::shapes::Shape;
 use super::{Float, Op};
 use crate::timing::{measure, Timing};
 use crate::Failure;
-use imma::{Backend, Cpu, Element, Epilogue, Gemm, Lhs, OutputMut, Weights};
+use imma::{Backend, Cpu, Element, Epilogue, Gemm, Lhs, Output, OutputMut, Weights};
 use ndarray::Array2;
 
 /// Times one product through the contract that every backend fulfils.
@@ -21,7 +21,7 @@ pub fn time(
     let timing = match op {
         Op::Gemm => {
             let packed = backend.pack(Weights::Int8(w.view()))?;
-            let gemm = Gemm::new(Lhs::Int8(a.view()), &packed, Epilogue::default())?;
+            let gemm = Gemm::new(Lhs::Int8(a.view()), &packed, Epilogue::to(Output::Raw))?;
             let mut out = Array2::<i32>::zeros((m, n));
             measure(seconds, || {
                 backend.gemm(&gemm, OutputMut::I32(out.view_mut()))

@@ -53,8 +53,8 @@ struct GemmArgs {
     /// The type of the floats of `linear` and `q_matmul`, in and out.
     #[arg(long, value_enum, default_value = "f32")]
     dtype: Float,
-    /// On a device: this algorithm (`heuristic`, `autotuned`, `igemm:TILE/SPLITS`, `cublaslt:N`; several with commas);
-    /// for `gemm` and `linear`.
+    /// On a device: this algorithm (`heuristic`, `autotuned`, `igemm_sm80:TILE/SPLITS`, `igemm_sm90:TILE/SPLITS`,
+    /// `cublaslt:N`; several with commas); for `gemm` and `linear`.
     #[arg(long, value_delimiter = ',', default_value = "heuristic")]
     algorithm: Vec<String>,
     /// On a device: also cuBLASLt, for `linear` with our epilogue behind it, and cuBLASLt in f16.
@@ -212,7 +212,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
 #[cfg(feature = "cuda")]
 fn on_device(args: &GemmArgs, shapes: Vec<Shape>, number: usize) -> Result<(), Failure> {
     use device::{Contender, Gpu, Measured};
-    use imma::cuda::Algorithm;
+    use imma::cuda::{Algorithm, Instance};
     let ours = args.algorithm.iter().map(|a| a.parse::<Algorithm>());
     let ours = ours.collect::<Result<Vec<_>, _>>()?;
     let gpu = Gpu::open(number)?;
@@ -228,10 +228,10 @@ fn on_device(args: &GemmArgs, shapes: Vec<Shape>, number: usize) -> Result<(), F
             let packed = matches!(op, Op::Gemm | Op::Linear);
             let mut contenders = vec![Contender::Ours(Algorithm::Heuristic)];
             if packed {
-                contenders = ours.iter().cloned().map(Contender::Ours).collect();
+                contenders = ours.iter().copied().map(Contender::Ours).collect();
             }
             if args.peers && packed {
-                contenders.push(Contender::Ours(Algorithm::CublasLt));
+                contenders.push(Contender::Ours(Instance::CublasLt(0).into()));
                 contenders.push(Contender::CublasLtF16);
             }
             for contender in contenders {

@@ -3,12 +3,16 @@
 //! The eight bytes in shared memory are the hardware's secret; what they stand for is kept beside them. A phase
 //! ends when no arrival is pending and the transaction count is zero; a waiter then knows what those who arrived
 //! knew, and that the copies which completed on the mbarrier have landed.
+//!
+//! Of what a warp of another block knew, that needs `.cluster` scope at the arrival and at the wait. In `.cta` scope, which
+//! is what an instruction means that names none, a waiter learns from another block only which wgmma and copies
+//! are complete: enough to load over what they read or wrote, not to see what a thread wrote.
 use super::cluster::{stop, Cluster, Step};
 use super::regs::{lanes, Lanes};
 use super::warp::Warp;
 use super::FaultKind;
 use crate::memory::{Actor, Knowledge, Who};
-use crate::ptx::ir::{Addr, Phase, Reg, Space, Src};
+use crate::ptx::ir::{Addr, Order, Phase, Reg, Space, Src};
 
 /// Most arrivals, and most transaction bytes either way.
 const LIMIT: i64 = (1 << 20) - 1;
@@ -27,8 +31,12 @@ pub(super) struct Mbarrier {
     /// Phases that someone has waited for, and those that the copies which landed need waited for.
     pub waited: u32,
     pub landed: u32,
+    /// What arrivals of the phase under way told, and of phases that are over, for any waiter.
     told: Knowledge,
     done: Knowledge,
+    /// The same for waiters in the scope of the cluster alone.
+    told_cluster: Knowledge,
+    done_cluster: Knowledge,
     maker: Who,
     maker_lane: usize,
     /// A fence made the initialisation visible to the async proxy and the cluster, in this phase of the
@@ -45,6 +53,8 @@ impl Mbarrier {
         self.pending = self.expected;
         let told = std::mem::take(&mut self.told);
         self.done.join(&told);
+        let told = std::mem::take(&mut self.told_cluster);
+        self.done_cluster.join(&told);
         true
     }
 
@@ -152,6 +162,8 @@ impl Cluster<'_> {
                 landed: 0,
                 told: Knowledge::default(),
                 done: Knowledge::default(),
+                told_cluster: Knowledge::default(),
+                done_cluster: Knowledge::default(),
                 maker: who,
                 maker_lane: lane,
                 fenced: None,
@@ -274,7 +286,7 @@ impl Cluster<'_> {
         Some((b.actor, b.phase + 1))
     }
 
-    /// `count` arrivals; the phase they count for.
+    /// `count` arrivals, which tell any waiter and those in the scope of the cluster; the phase they count for.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn arrive_at(
         &mut self,
@@ -283,16 +295,15 @@ impl Cluster<'_> {
         place: (usize, u64),
         count: u32,
         drop: bool,
-        told: Option<&Knowledge>,
+        [told, told_cluster]: [&Knowledge; 2],
     ) -> Step<u32> {
         let b = self.live(w, lane, place)?;
         if count == 0 || count > b.pending {
             let text = format!("{count} arrivals at {:#x}, where {}", place.1, b.describe());
             return wrong(lane, text);
         }
-        if let Some(told) = told {
-            b.told.join(told);
-        }
+        b.told.join(told);
+        b.told_cluster.join(told_cluster);
         let phase = b.phase;
         b.pending -= count;
         if drop {
@@ -315,18 +326,28 @@ impl Cluster<'_> {
         count: Option<Src>,
         expect: Option<Src>,
         drop: bool,
-        release: bool,
+        release: Order,
     ) -> Step {
         let at = self.addresses(w, addr);
         let count = count.map_or([1; 32], |s| self.src32(w, s));
         let expect: Option<Lanes<u32>> = expect.map(|s| self.src32(w, s));
-        let told = release.then(|| self.clocks.release(w.index));
+        let nothing = Knowledge::default();
+        let told = match release {
+            Order::Relaxed => Knowledge::default(),
+            Order::Block | Order::Cluster => self.clocks.release(w.index),
+        };
+        let completed = self.clocks.completed(&told);
         for lane in lanes(exec) {
             let place = self.mbarrier_place(w, lane, space, at[lane])?;
             if let Some(bytes) = expect {
                 self.transact(w, lane, place, bytes[lane].into())?;
             }
-            let phase = self.arrive_at(w, lane, place, count[lane], drop, told.as_ref())?;
+            let told = match release {
+                _ if place.0 == w.rank => [&told, &nothing],
+                Order::Cluster => [&completed, &told],
+                Order::Block | Order::Relaxed => [&completed, &nothing],
+            };
+            let phase = self.arrive_at(w, lane, place, count[lane], drop, told)?;
             w.regs.set_lane(d, lane, STATE | u64::from(phase));
         }
         Ok(())
@@ -341,7 +362,7 @@ impl Cluster<'_> {
         d: u32,
         addr: Addr,
         phase: Phase,
-        acquire: bool,
+        acquire: Order,
         patient: bool,
     ) -> Step {
         let at = self.addresses(w, addr);
@@ -378,11 +399,14 @@ impl Cluster<'_> {
             self.blocked = true;
             return Ok(());
         }
-        for lane in lanes(over).filter(|_| acquire) {
+        for lane in lanes(over).filter(|_| acquire != Order::Relaxed) {
             let place = self.mbarrier_place(w, lane, space, at[lane])?;
             if let Some(b) = self.blocks[place.0].mbarriers.get_mut(&place.1) {
                 b.waited = b.phase;
                 self.clocks.acquire(w.index, &b.done);
+                if acquire == Order::Cluster {
+                    self.clocks.acquire(w.index, &b.done_cluster);
+                }
                 self.clocks.learn(w.index, b.actor, b.phase);
             }
         }

@@ -112,6 +112,18 @@ impl Clocks {
         told
     }
 
+    /// Of what is known, the asynchronous operations that are complete: another block may rely on that without memory
+    /// being ordered between the two, as nothing of them is left to happen. Accesses of warps are not in it.
+    pub fn completed(&self, known: &Knowledge) -> Knowledge {
+        let mut seen = known.seen.clone();
+        let warps = self.own.len().min(seen.len());
+        seen[..warps].fill(0);
+        Knowledge {
+            seen,
+            fenced: Vec::new(),
+        }
+    }
+
     /// `warp` learns what others told.
     pub fn acquire(&mut self, warp: usize, told: &Knowledge) {
         self.seen[warp].join(told);

@@ -1,7 +1,7 @@
 //! The program as it is run: registers are indices, branch targets are instruction numbers.
 
 pub use super::ast::Ty;
-pub use super::ir_hopper::{Completion, Hopper, Phase, Tile, WgmmaA, WgmmaShape};
+pub use super::ir_hopper::{Completion, Hopper, Order, Phase, Tile, WgmmaA, WgmmaShape};
 
 /// A register. 8-, 16- and 32-bit registers share one file, 64-bit registers have another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,17 @@ pub enum Phase {
     State(Src),
 }
 
+/// What an arrival tells and a wait learns of memory: `.sem` and `.scope`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// `.relaxed`: nothing.
+    Relaxed,
+    /// `.release` or `.acquire` in the block, which is what stands for an instruction that names neither.
+    Block,
+    /// The same in the cluster.
+    Cluster,
+}
+
 /// A box of a tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tile {
@@ -77,14 +88,14 @@ pub enum Hopper {
         count: Option<Src>,
         expect: Option<Src>,
         drop: bool,
-        release: bool,
+        release: Order,
     },
     MbarrierTest {
         space: Space,
         d: u32,
         addr: Addr,
         phase: Phase,
-        acquire: bool,
+        acquire: Order,
         patient: bool,
     },
     CpAsyncArrive {

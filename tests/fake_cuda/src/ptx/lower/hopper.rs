@@ -3,7 +3,7 @@ use super::convert::space;
 use super::mods::Mods;
 use super::{Lowered, Lowerer};
 use crate::ptx::ast::{Operand, Ty};
-use crate::ptx::ir::{Hopper, Op, Phase, Reg, Space, Src, WgmmaA, WgmmaShape};
+use crate::ptx::ir::{Hopper, Op, Order, Phase, Reg, Space, Src, WgmmaA, WgmmaShape};
 
 /// Wraps an instruction.
 pub(super) fn op(h: Hopper) -> Op {
@@ -36,12 +36,16 @@ impl Lowerer<'_> {
         }
     }
 
-    /// `.release`, `.acquire`, `.relaxed` and the scope: whether memory is ordered.
-    fn orders(&self, m: &mut Mods, strong: &str) -> bool {
+    /// `.release`, `.acquire`, `.relaxed` and the scope, `.cta` where none is named.
+    fn orders(&self, m: &mut Mods, strong: &str) -> Order {
         let relaxed = m.flag("relaxed");
         m.flag(strong);
-        let _ = m.flag("cta") | m.flag("cluster");
-        !relaxed
+        let (_block, cluster) = (m.flag("cta"), m.flag("cluster"));
+        match (relaxed, cluster) {
+            (true, _) => Order::Relaxed,
+            (false, false) => Order::Block,
+            (false, true) => Order::Cluster,
+        }
     }
 
     pub(super) fn mbarrier(&mut self, m: &mut Mods, o: &[Operand]) -> Lowered<Option<Op>> {

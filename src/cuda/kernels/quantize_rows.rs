@@ -1,0 +1,197 @@
+//! Per-token quantisation: `cuda/quantize_rows.cu`.
+
+use super::families::QuantizeRows;
+use super::params::{self, QuantizeRowsParams};
+use crate::cuda::runtime::{
+    narrow, Device, DeviceElement, Entry, Geometry, Held, Matrix, PreparedLaunch, Region,
+};
+use crate::element::DType;
+use crate::error::{Error, Result};
+use crate::rounding::Rounding;
+use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut};
+
+const NEAREST: [Entry<QuantizeRows>; 3] = [
+    Entry::new("quantize_rows_f32"),
+    Entry::new("quantize_rows_f16"),
+    Entry::new("quantize_rows_bf16"),
+];
+const STOCHASTIC: [Entry<QuantizeRows>; 3] = [
+    Entry::new("quantize_rows_stochastic_f32"),
+    Entry::new("quantize_rows_stochastic_f16"),
+    Entry::new("quantize_rows_stochastic_bf16"),
+];
+const ASYMMETRIC: [Entry<QuantizeRows>; 3] = [
+    Entry::new("quantize_rows_asymmetric_f32"),
+    Entry::new("quantize_rows_asymmetric_f16"),
+    Entry::new("quantize_rows_asymmetric_bf16"),
+];
+
+/// Quantises each row with its own scale.
+///
+/// ```text
+/// bound[r]     = max |input[r, :]|, or 1 where 127 / that overflows
+/// output[r, c] = clip(round(input[r, c] * (127 / bound[r])), -127, 127),  NaN -> 0
+/// scales[r]    = bound[r] / 127
+/// ```
+///
+/// The bits of [`numerics`](crate::numerics) and [`rounding`](crate::rounding). A row with NaN or infinity gives
+/// zeros and a scale that is not finite. Stochastic rounding draws for element `(r, c)` at `r * cols + c`.
+///
+/// `output` has the rows of `input` and at least its columns; the columns beyond are set to zero. `scales` has
+/// one element a row. A row of up to 64 KiB is read from memory once, a longer one twice.
+///
+/// # Errors
+/// [`Error::ShapeMismatch`] and [`Error::Length`] when these do not fit; [`Error::Value`] for memory or a stream
+/// of another context and for misaligned addresses; [`Error::Cuda`] when the driver refuses the launch. After an error
+/// nothing was enqueued.
+pub fn quantize_rows<T: DeviceElement>(
+    device: &Device,
+    stream: &CudaStream,
+    input: Matrix<&impl DevicePtr<T>>,
+    output: Matrix<&mut impl DevicePtrMut<i8>>,
+    scales: &mut impl DevicePtrMut<f32>,
+    rounding: Rounding,
+) -> Result<()> {
+    let mut held = Held::new(device, stream)?;
+    let place = Place {
+        scales: held.write_vector("scales", scales, input.rows)?,
+        zero_points: None,
+        output: held.write("output", output)?,
+    };
+    let input = held.read::<T>("input", &input)?;
+    enqueue(&held, T::DTYPE, input, place, rounding)
+}
+
+/// Quantises each row with its own scale and zero point.
+///
+/// ```text
+/// lo, hi         = min(0, input[r, :]), max(0, input[r, :])
+/// scales[r]      = (hi - lo) / 255
+/// zero_points[r] = clip(round(-128 - lo * (255 / (hi - lo))), -128, 127)
+/// output[r, c]   = clip(round(input[r, c] * (255 / (hi - lo))) + zero_points[r], -128, 127)
+/// ```
+///
+/// The bits of [`asymmetric`](crate::numerics::asymmetric): a range so small that `255 / range` overflows counts
+/// as 255; a row that is not finite gives zeros, zero point 0 and a NaN scale. Shapes and reads are those of
+/// [`quantize_rows`]; padding is 0, not the zero point.
+///
+/// # Errors
+/// As [`quantize_rows`].
+pub fn quantize_rows_asymmetric<T: DeviceElement>(
+    device: &Device,
+    stream: &CudaStream,
+    input: Matrix<&impl DevicePtr<T>>,
+    output: Matrix<&mut impl DevicePtrMut<i8>>,
+    scales: &mut impl DevicePtrMut<f32>,
+    zero_points: &mut impl DevicePtrMut<i32>,
+) -> Result<()> {
+    let mut held = Held::new(device, stream)?;
+    let place = Place {
+        scales: held.write_vector("scales", scales, input.rows)?,
+        zero_points: Some(held.write_vector("zero points", zero_points, input.rows)?),
+        output: held.write("output", output)?,
+    };
+    let input = held.read::<T>("input", &input)?;
+    enqueue(&held, T::DTYPE, input, place, Rounding::NearestEven)
+}
+
+/// Where quantised rows go.
+pub(in crate::cuda) struct Place<'a> {
+    pub output: Region<'a>,
+    /// One a row.
+    pub scales: Region<'a>,
+    /// One a row, which makes it asymmetric.
+    pub zero_points: Option<Region<'a>>,
+}
+
+/// The same over memory that is held.
+pub(in crate::cuda) fn enqueue(
+    held: &Held<'_>,
+    dtype: DType,
+    input: Region<'_>,
+    place: Place<'_>,
+    rounding: Rounding,
+) -> Result<()> {
+    check_output("quantize_rows", [input.rows, input.cols], &place.output)?;
+    let (entries, seed) = match (place.zero_points, rounding) {
+        (Some(_), _) => (ASYMMETRIC, 0),
+        (None, Rounding::Stochastic { seed }) => (STOCHASTIC, seed),
+        (None, _) => (NEAREST, 0),
+    };
+    let most = params::IMMA_ROWS_MAX_THREADS;
+    let geometry = geometry(input.rows, input.cols, dtype.bytes(), most);
+    let params = QuantizeRowsParams {
+        input: input.address as *const _,
+        output: place.output.address as *mut _,
+        scales: place.scales.address as *mut _,
+        zero_points: place.zero_points.map_or(0, |z| z.address) as *mut _,
+        input_stride: input.stride as u64,
+        output_stride: place.output.stride as u64,
+        seed,
+        rows: narrow("rows", input.rows)?,
+        cols: narrow("columns", input.cols)?,
+        padded: narrow("output columns", place.output.cols)?,
+        reserved: 0,
+    };
+    if input.rows == 0 {
+        return Ok(());
+    }
+    let entry = Entry::by_type(dtype, entries);
+    let launch = PreparedLaunch::new(held.device(), held.stream(), entry, geometry, params)?;
+    // SAFETY: all regions are held; the output was checked against the input, the vectors have an element a row.
+    unsafe { launch.enqueue() }
+}
+
+/// Threads of a row and rows of a block: enough threads, up to `most`, that each holds at most `IMMA_ROWS_HELD` vectors,
+/// and blocks of at least four warps.
+pub(super) fn geometry(rows: usize, cols: usize, element: usize, most: u32) -> Geometry {
+    let vectors = (cols * element).div_ceil(params::IMMA_VECTOR_BYTES as usize);
+    let threads = vectors
+        .div_ceil(params::IMMA_ROWS_HELD as usize)
+        .next_multiple_of(32)
+        .clamp(32, most as usize);
+    let per_block = (128 / threads).max(1);
+    let blocks = rows.div_ceil(per_block) as u64;
+    Geometry::new((blocks, 1), (threads as u32, per_block as u32))
+}
+
+/// Checks that an output has the input's rows and at least its columns.
+pub(super) fn check_output(
+    op: &'static str,
+    [rows, cols]: [usize; 2],
+    output: &Region<'_>,
+) -> Result<()> {
+    if output.rows == rows && output.cols >= cols {
+        return Ok(());
+    }
+    Err(Error::ShapeMismatch {
+        op,
+        lhs: vec![rows, cols],
+        rhs: vec![output.rows, output.cols],
+        expected: "an output with the input's rows and at least its columns".into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_real_models_are_held() {
+        for (cols, element) in [
+            (1, 4),
+            (768, 2),
+            (4096, 2),
+            (11_008, 2),
+            (16_384, 4),
+            (32_768, 2),
+        ] {
+            let g = geometry(3, cols, element, 1024);
+            let held = g.block.0 as usize * 64;
+            assert!(held >= cols * element, "{cols}");
+            assert!(g.block.0 * g.block.1 <= 1024 && g.block.0.is_multiple_of(32));
+            assert!(g.grid.0 as usize * g.block.1 as usize >= 3);
+        }
+        assert_eq!(geometry(1, 1 << 20, 4, 1024).block, (1024, 1));
+    }
+}

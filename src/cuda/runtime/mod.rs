@@ -1,0 +1,31 @@
+//! The ground floor, which knows no product: whether there is a GPU, the kernels in this build, a device that has them
+//! loaded, matrices in its memory, launches.
+
+mod device;
+mod element;
+mod entry;
+mod errors;
+mod floats;
+mod images;
+mod launch;
+mod matrix;
+mod memory;
+mod properties;
+mod status;
+mod workspace;
+
+pub use device::Device;
+pub use element::OutputElement;
+pub use entry::{Arguments, Entry, Family};
+pub use floats::{DeviceElement, DeviceFloats, DeviceOutput, DeviceVector, FloatBuffer};
+pub use images::{images, Image};
+pub use matrix::Matrix;
+pub use properties::Properties;
+pub use status::{device_status, status, Status};
+
+pub(super) use entry::one;
+pub(super) use errors::{driver, same_context};
+pub(super) use launch::{narrow, Geometry, PreparedLaunch, MAX_GRID_Y};
+pub(super) use memory::{download, upload, zeros, Held, Region};
+pub(super) use status::cublaslt_is_there;
+pub(super) use workspace::{Layout, Workspace};
