@@ -3,7 +3,7 @@
 use super::error::CheckpointError;
 use super::file::RawTensor;
 use super::model_files::pretty;
-use super::quantize::QuantizeOptions;
+use super::options::QuantizeOptions;
 use super::writer::{refused, Layout, Planned};
 use super::{Checkpoint, NamePattern};
 use safetensors::Dtype;

@@ -14,7 +14,7 @@ use super::file::RawTensor;
 use super::journal::Journal;
 use super::model_files::{claim, copy_others, pretty, updated};
 use super::model_plan::{fingerprint, ModelPlan, PlannedLayer, Shard, Unit};
-use super::quantize::{Progress, QuantizeOptions};
+use super::options::{Progress, QuantizeOptions};
 use super::report::{LayerReport, ModelReport};
 use super::rows::{self, Part};
 use super::source::INDEX;

@@ -1,7 +1,7 @@
 //! One weight quantised, a block of rows at a time.
 
 use super::file::RawTensor;
-use super::quantize::QuantizeOptions;
+use super::options::QuantizeOptions;
 use super::report::LayerReport;
 use crate::element::Element;
 use crate::numerics;

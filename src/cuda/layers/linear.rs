@@ -184,11 +184,7 @@ impl DeviceLinear {
         y: Matrix<impl Into<DeviceOutput<'a>>>,
         workspace: &mut impl DevicePtrMut<u8>,
     ) -> Result<()> {
-        let lhs = DeviceLhs::floats(x);
-        let y = y.map(Into::into);
-        let DeviceLhs::Float(x) = &lhs else {
-            unreachable!("made of floats just now")
-        };
+        let (x, y) = (x.map(Into::into), y.map(Into::into));
         let mine = self.problem(plan.problem().m, x.data.dtype(), y.data.dtype());
         if *plan.problem() != mine || !Arc::ptr_eq(plan.device(), &self.device) {
             return Err(Error::Value {
@@ -202,7 +198,7 @@ impl DeviceLinear {
                 ),
             });
         }
-        let mut operands = Operands::new(lhs, self.weights.view(), y);
+        let mut operands = Operands::new(DeviceLhs::Float(x), self.weights.view(), y);
         if let Some(bias) = &self.bias {
             operands = operands.with_bias(bias.view());
         }
