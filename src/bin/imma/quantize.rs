@@ -22,8 +22,8 @@ pub struct Args {
     /// a folder, as compressed-tensors W8A8.
     #[arg(short, long)]
     output: PathBuf,
-    /// Of a tensor: per-tensor, per-token (when not said), per-channel, per-group:SIZE or per-group:SIZE:AXIS. Of a model:
-    /// per-channel (each output, when not said) or per-group:SIZE with 32, 64 or 128 inputs.
+    /// Of a tensor: per-tensor, per-token (the default), per-channel, per-group:SIZE or per-group:SIZE:AXIS. Of a model:
+    /// per-channel (one for each output, the default) or per-group:SIZE with 32, 64 or 128 inputs.
     #[arg(long)]
     granularity: Option<Named<Granularity>>,
     /// absmax, constant:BOUND, percentile:P, mean-absolute:FACTOR or mse:STEPS.
