@@ -2,7 +2,7 @@
 
 use super::families::QuantizeCols;
 use super::params::{self, QuantizeColsParams};
-use super::quantize_rows::Place;
+use super::quantize_rows::{Place, QuantizeEntries};
 use crate::cuda::runtime::{
     narrow, Device, DeviceElement, Entry, Geometry, Held, Matrix, PreparedLaunch, Region,
 };
@@ -11,21 +11,23 @@ use crate::error::{Error, Result};
 use crate::rounding::Rounding;
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut};
 
-const NEAREST: [Entry<QuantizeCols>; 3] = [
-    Entry::new("quantize_cols_f32"),
-    Entry::new("quantize_cols_f16"),
-    Entry::new("quantize_cols_bf16"),
-];
-const STOCHASTIC: [Entry<QuantizeCols>; 3] = [
-    Entry::new("quantize_cols_stochastic_f32"),
-    Entry::new("quantize_cols_stochastic_f16"),
-    Entry::new("quantize_cols_stochastic_bf16"),
-];
-const ASYMMETRIC: [Entry<QuantizeCols>; 3] = [
-    Entry::new("quantize_cols_asymmetric_f32"),
-    Entry::new("quantize_cols_asymmetric_f16"),
-    Entry::new("quantize_cols_asymmetric_bf16"),
-];
+const ENTRIES: QuantizeEntries<QuantizeCols> = QuantizeEntries {
+    nearest: [
+        Entry::new("quantize_cols_f32"),
+        Entry::new("quantize_cols_f16"),
+        Entry::new("quantize_cols_bf16"),
+    ],
+    stochastic: [
+        Entry::new("quantize_cols_stochastic_f32"),
+        Entry::new("quantize_cols_stochastic_f16"),
+        Entry::new("quantize_cols_stochastic_bf16"),
+    ],
+    asymmetric: [
+        Entry::new("quantize_cols_asymmetric_f32"),
+        Entry::new("quantize_cols_asymmetric_f16"),
+        Entry::new("quantize_cols_asymmetric_bf16"),
+    ],
+};
 
 /// Quantises each column of `[K, N]` with its own scale, and writes them K-major: `output` is `[N, K]`.
 ///
@@ -104,12 +106,7 @@ fn enqueue(
                 .into(),
         });
     }
-    let (entries, seed) = match (place.zero_points, rounding) {
-        (Some(_), _) => (ASYMMETRIC, 0),
-        (None, Rounding::Stochastic { seed }) => (STOCHASTIC, seed),
-        (None, _) => (NEAREST, 0),
-    };
-    let entry = Entry::by_type(dtype, entries);
+    let (entry, seed) = ENTRIES.choose(dtype, place.zero_points.is_some(), rounding);
     // Rows of a strip that shared memory holds.
     let strip = params::IMMA_COLS_STRIP as usize;
     let row_bytes = strip * dtype.bytes();

@@ -3,28 +3,30 @@
 use super::families::QuantizeRows;
 use super::params::{self, QuantizeRowsParams};
 use crate::cuda::runtime::{
-    narrow, Device, DeviceElement, Entry, Geometry, Held, Matrix, PreparedLaunch, Region,
+    narrow, Device, DeviceElement, Entry, Family, Geometry, Held, Matrix, PreparedLaunch, Region,
 };
 use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::rounding::Rounding;
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut};
 
-const NEAREST: [Entry<QuantizeRows>; 3] = [
-    Entry::new("quantize_rows_f32"),
-    Entry::new("quantize_rows_f16"),
-    Entry::new("quantize_rows_bf16"),
-];
-const STOCHASTIC: [Entry<QuantizeRows>; 3] = [
-    Entry::new("quantize_rows_stochastic_f32"),
-    Entry::new("quantize_rows_stochastic_f16"),
-    Entry::new("quantize_rows_stochastic_bf16"),
-];
-const ASYMMETRIC: [Entry<QuantizeRows>; 3] = [
-    Entry::new("quantize_rows_asymmetric_f32"),
-    Entry::new("quantize_rows_asymmetric_f16"),
-    Entry::new("quantize_rows_asymmetric_bf16"),
-];
+const ENTRIES: QuantizeEntries<QuantizeRows> = QuantizeEntries {
+    nearest: [
+        Entry::new("quantize_rows_f32"),
+        Entry::new("quantize_rows_f16"),
+        Entry::new("quantize_rows_bf16"),
+    ],
+    stochastic: [
+        Entry::new("quantize_rows_stochastic_f32"),
+        Entry::new("quantize_rows_stochastic_f16"),
+        Entry::new("quantize_rows_stochastic_bf16"),
+    ],
+    asymmetric: [
+        Entry::new("quantize_rows_asymmetric_f32"),
+        Entry::new("quantize_rows_asymmetric_f16"),
+        Entry::new("quantize_rows_asymmetric_bf16"),
+    ],
+};
 
 /// Quantises each row with its own scale.
 ///
@@ -95,6 +97,25 @@ pub fn quantize_rows_asymmetric<T: DeviceElement>(
     enqueue(&held, T::DTYPE, input, place, Rounding::NearestEven)
 }
 
+/// The entries of a kernel that quantises, for f32, f16 and bf16.
+pub(super) struct QuantizeEntries<F> {
+    pub nearest: [Entry<F>; 3],
+    pub stochastic: [Entry<F>; 3],
+    pub asymmetric: [Entry<F>; 3],
+}
+
+impl<F: Family> QuantizeEntries<F> {
+    /// The entry for elements of a type, and the seed that it is given. With zero points, rounding is to the nearest.
+    pub fn choose(&self, dtype: DType, asymmetric: bool, rounding: Rounding) -> (Entry<F>, u64) {
+        let (entries, seed) = match rounding {
+            _ if asymmetric => (self.asymmetric, 0),
+            Rounding::Stochastic { seed } => (self.stochastic, seed),
+            _ => (self.nearest, 0),
+        };
+        (Entry::by_type(dtype, entries), seed)
+    }
+}
+
 /// Where quantised rows go.
 pub(in crate::cuda) struct Place<'a> {
     pub output: Region<'a>,
@@ -113,11 +134,7 @@ pub(in crate::cuda) fn enqueue(
     rounding: Rounding,
 ) -> Result<()> {
     check_output("quantize_rows", [input.rows, input.cols], &place.output)?;
-    let (entries, seed) = match (place.zero_points, rounding) {
-        (Some(_), _) => (ASYMMETRIC, 0),
-        (None, Rounding::Stochastic { seed }) => (STOCHASTIC, seed),
-        (None, _) => (NEAREST, 0),
-    };
+    let (entry, seed) = ENTRIES.choose(dtype, place.zero_points.is_some(), rounding);
     let most = params::IMMA_ROWS_MAX_THREADS;
     let geometry = geometry(input.rows, input.cols, dtype.bytes(), most);
     let params = QuantizeRowsParams {
@@ -136,7 +153,6 @@ pub(in crate::cuda) fn enqueue(
     if input.rows == 0 {
         return Ok(());
     }
-    let entry = Entry::by_type(dtype, entries);
     let launch = PreparedLaunch::new(held.device(), held.stream(), entry, geometry, params)?;
     // SAFETY: all regions are held; the output was checked against the input, the vectors have an element a row.
     unsafe { launch.enqueue() }

@@ -2,6 +2,7 @@
 
 use super::families::QuantizeStatic;
 use super::params::{self, QuantizeStaticParams};
+use super::quantize_rows::QuantizeEntries;
 use crate::cuda::runtime::{
     narrow, Device, DeviceElement, Entry, Geometry, Held, Matrix, PreparedLaunch, Region,
     MAX_GRID_Y,
@@ -12,21 +13,23 @@ use crate::numerics::check_step;
 use crate::rounding::Rounding;
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut};
 
-const NEAREST: [Entry<QuantizeStatic>; 3] = [
-    Entry::new("quantize_static_f32"),
-    Entry::new("quantize_static_f16"),
-    Entry::new("quantize_static_bf16"),
-];
-const STOCHASTIC: [Entry<QuantizeStatic>; 3] = [
-    Entry::new("quantize_static_stochastic_f32"),
-    Entry::new("quantize_static_stochastic_f16"),
-    Entry::new("quantize_static_stochastic_bf16"),
-];
-const ASYMMETRIC: [Entry<QuantizeStatic>; 3] = [
-    Entry::new("quantize_static_asymmetric_f32"),
-    Entry::new("quantize_static_asymmetric_f16"),
-    Entry::new("quantize_static_asymmetric_bf16"),
-];
+const ENTRIES: QuantizeEntries<QuantizeStatic> = QuantizeEntries {
+    nearest: [
+        Entry::new("quantize_static_f32"),
+        Entry::new("quantize_static_f16"),
+        Entry::new("quantize_static_bf16"),
+    ],
+    stochastic: [
+        Entry::new("quantize_static_stochastic_f32"),
+        Entry::new("quantize_static_stochastic_f16"),
+        Entry::new("quantize_static_stochastic_bf16"),
+    ],
+    asymmetric: [
+        Entry::new("quantize_static_asymmetric_f32"),
+        Entry::new("quantize_static_asymmetric_f16"),
+        Entry::new("quantize_static_asymmetric_bf16"),
+    ],
+};
 
 /// Quantises with one scale for all: `output = clip(round(input * (1 / scale)), -127, 127)`, NaN -> 0.
 ///
@@ -90,11 +93,11 @@ pub(in crate::cuda) fn enqueue(
     output: Region<'_>,
     step: Step,
 ) -> Result<()> {
-    let (entries, scale, zero_point, seed) = match step {
-        Step::Symmetric(scale, Rounding::Stochastic { seed }) => (STOCHASTIC, scale, 0, seed),
-        Step::Symmetric(scale, _) => (NEAREST, scale, 0, 0),
-        Step::Asymmetric(scale, zero_point) => (ASYMMETRIC, scale, zero_point, 0),
+    let (asymmetric, scale, zero_point, rounding) = match step {
+        Step::Symmetric(scale, rounding) => (false, scale, 0, rounding),
+        Step::Asymmetric(scale, zero_point) => (true, scale, zero_point, Rounding::NearestEven),
     };
+    let (entry, seed) = ENTRIES.choose(dtype, asymmetric, rounding);
     check_step("the static scale", scale)?;
     if !(-128..=127).contains(&zero_point) {
         return Err(Error::Value {
@@ -129,7 +132,6 @@ pub(in crate::cuda) fn enqueue(
         return Ok(());
     }
     let geometry = flat_geometry(rows, cols, dtype.bytes());
-    let entry = Entry::by_type(dtype, entries);
     let launch = PreparedLaunch::new(held.device(), held.stream(), entry, geometry, params)?;
     // SAFETY: both regions are held, and of one shape.
     unsafe { launch.enqueue() }

@@ -177,7 +177,7 @@ impl Plan {
 
     /// Whether the library's sums are the result as they are.
     pub(super) fn writes_sums(&self, ldc: usize) -> bool {
-        self.core.problem.raw() && ldc == self.core.problem.n
+        sums_are_result(&self.core.problem, ldc)
     }
 }
 
@@ -289,6 +289,11 @@ fn check_tile(
     Ok(())
 }
 
+/// Whether sums in rows of `ldc` are the result as they are.
+fn sums_are_result(problem: &Problem, ldc: usize) -> bool {
+    problem.raw() && ldc == problem.n
+}
+
 fn by_library(
     device: &Device,
     problem: &Problem,
@@ -366,8 +371,7 @@ fn layout(
             candidate,
             ldc,
         } => {
-            // Written to the result itself.
-            let direct = problem.raw() && *ldc == n;
+            let direct = sums_are_result(problem, *ldc);
             let library = product
                 .as_ref()
                 .and_then(|p| p.candidates().get(*candidate));
