@@ -16,60 +16,119 @@ const SLACK: usize = 8 << 20;
 
 // --------------------------------------------------------------------------------------------- the counter
 
-/// The system's allocator, which counts. A reallocation counts as both places at once.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-fn add(bytes: usize) {
-    let live = LIVE.fetch_add(bytes, Ordering::SeqCst) + bytes;
-    PEAK.fetch_max(live, Ordering::SeqCst);
+/// What was taken in one measurement: bytes live now, and at most since the peak was last forgotten.
+struct Account {
+    live: AtomicUsize,
+    peak: AtomicUsize,
 }
 
-// SAFETY: every call goes to the system's allocator as it came; `realloc` is the trait's own.
+/// An account a measurement, so that a block is given back to the measurement that took it: threads of a pool that
+/// was dropped end when they like, and free their buffers while the next measurement runs.
+static ACCOUNTS: [Account; 4096] = [const {
+    Account {
+        live: AtomicUsize::new(0),
+        peak: AtomicUsize::new(0),
+    }
+}; 4096];
+
+/// The account that is open.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+impl Account {
+    fn add(&self, bytes: usize) {
+        let live = self.live.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        self.peak.fetch_max(live, Ordering::SeqCst);
+    }
+}
+
+/// The system's allocator, which counts. In front of each block stands the number of its account. A reallocation
+/// counts as both places at once.
+struct Counting;
+
+/// The block with its number in front, and where the caller's part begins.
+fn with_number(layout: Layout) -> Option<(Layout, usize)> {
+    Layout::new::<usize>().extend(layout).ok()
+}
+
+/// Enters a block of `layout` into the open account.
+///
+/// # Safety
+/// `whole` is null or was allocated by `with_number(layout)`, whose offset is `at`.
+unsafe fn enter(whole: *mut u8, at: usize, layout: Layout) -> *mut u8 {
+    if whole.is_null() {
+        return whole;
+    }
+    let open = OPEN.load(Ordering::SeqCst);
+    ACCOUNTS[open].add(layout.size());
+    // SAFETY: `at` bytes of the block lie in front of the caller's part, and at least a word of them.
+    unsafe {
+        let block = whole.add(at);
+        block.cast::<usize>().sub(1).write_unaligned(open);
+        block
+    }
+}
+
+// SAFETY: every block is the system's, with room for a word in front of the part that is handed out, which keeps the
+// size and alignment asked for; `realloc` is the trait's own.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        add(layout.size());
-        // SAFETY: the caller's.
-        unsafe { System.alloc(layout) }
+        let Some((whole, at)) = with_number(layout) else {
+            return std::ptr::null_mut();
+        };
+        // SAFETY: the layout holds a word at least; the block is entered as what it is.
+        unsafe { enter(System.alloc(whole), at, layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        add(layout.size());
-        // SAFETY: the caller's.
-        unsafe { System.alloc_zeroed(layout) }
+        let Some((whole, at)) = with_number(layout) else {
+            return std::ptr::null_mut();
+        };
+        // SAFETY: the layout holds a word at least; the block is entered as what it is.
+        unsafe { enter(System.alloc_zeroed(whole), at, layout) }
     }
 
-    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
-        // SAFETY: the caller's.
-        unsafe { System.dealloc(place, layout) };
-        LIVE.fetch_sub(layout.size(), Ordering::SeqCst);
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        let Some((whole, at)) = with_number(layout) else {
+            return;
+        };
+        // SAFETY: `block` came from `alloc` with this layout, so that its number and the system's block lie in front.
+        unsafe {
+            let account = block.cast::<usize>().sub(1).read_unaligned();
+            System.dealloc(block.sub(at), whole);
+            ACCOUNTS[account]
+                .live
+                .fetch_sub(layout.size(), Ordering::SeqCst);
+        }
     }
 }
 
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// What is live at most since the meter was made or restarted, beyond what was live when it was made.
+/// One measurement: what is live at most since it began or was restarted, of what was taken since it began.
 struct Meter {
-    start: usize,
+    account: &'static Account,
 }
 
 impl Meter {
+    /// Opens the next account.
     fn new() -> Self {
-        let start = LIVE.load(Ordering::SeqCst);
-        PEAK.store(start, Ordering::SeqCst);
-        Meter { start }
+        let next = OPEN.fetch_add(1, Ordering::SeqCst) + 1;
+        Meter {
+            account: ACCOUNTS
+                .get(next)
+                .expect("fewer measurements than accounts"),
+        }
     }
 
     /// Forgets the peak so far; what is live still counts.
     fn restart(&self) {
-        PEAK.store(LIVE.load(Ordering::SeqCst), Ordering::SeqCst);
+        let live = self.account.live.load(Ordering::SeqCst);
+        self.account.peak.store(live, Ordering::SeqCst);
     }
 
     fn peak(&self) -> usize {
-        PEAK.load(Ordering::SeqCst).saturating_sub(self.start)
+        self.account.peak.load(Ordering::SeqCst)
     }
 
     /// Refuses a peak beyond what the parts and the slack allow.
@@ -118,6 +177,28 @@ fn the_allocator_counts() {
         let mut grown = vec![0u8; MIB];
         grown.resize(4 * MIB, 1);
         assert!((5 * MIB..6 * MIB).contains(&meter.peak()));
+    });
+}
+
+/// What an earlier measurement took and gives back late, as a pool's threads do, doesn't make a later one smaller.
+#[test]
+fn a_late_end_of_another_thread_changes_nothing() {
+    const MIB: usize = 1 << 20;
+    let (end, ends) = std::sync::mpsc::channel::<()>();
+    let early = alone(move |_| {
+        std::thread::spawn(move || {
+            let kept = std::hint::black_box(vec![1u8; 16 * MIB]);
+            ends.recv().ok();
+            drop(kept);
+        })
+    });
+    alone(|meter| {
+        let own = std::hint::black_box(vec![1u8; 2 * MIB]);
+        end.send(()).expect("the thread waits");
+        early.join().expect("no panic");
+        let more = std::hint::black_box(vec![1u8; 2 * MIB]);
+        assert!((4 * MIB..5 * MIB).contains(&meter.peak()));
+        drop((own, more));
     });
 }
 
