@@ -122,7 +122,17 @@ unsafe fn in_registers<L: Leaf, O: Output>(
                 trailing,
             );
             let row = row0 + panel.row;
-            let from = finish_tile(leaf, resolved, &panel, row, col, width, acc, &mut finished);
+            let from = finish_tile(
+                leaf,
+                nr,
+                resolved,
+                &panel,
+                row,
+                col,
+                width,
+                acc,
+                &mut finished,
+            );
             // SAFETY: these sums and `finished` are next written after the tile that copies them, and the elements
             // lie in the rows and columns that the caller vouches for.
             trailing = unsafe {

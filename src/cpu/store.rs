@@ -172,6 +172,7 @@ impl<'a, O: Output> OutMatrix<'a, O> {
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn finish_tile<L: Leaf, O: Output>(
     leaf: L,
+    nr: usize,
     epilogue: &Resolved<'_>,
     panel: &LhsPanel<'_>,
     row0: usize,
@@ -188,7 +189,7 @@ pub(crate) fn finish_tile<L: Leaf, O: Output>(
         col,
         rows: panel.m,
         cols,
-        nr: L::LAYOUT.nr,
+        nr,
         scales: panel.scales,
         zero_points: panel.zero_points,
     };

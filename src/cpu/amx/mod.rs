@@ -8,10 +8,11 @@
 //!
 //! K is padded with zeros to whole steps. The weights' order is that of dot products of four k with 16 columns a panel.
 //!
-//! `tiles` are the instructions, `emulated` the same in plain Rust, `product` the loops over either, `status` says whether
+//! `few` multiplies up to three rows by vectors, over the same panels. `tiles` are the instructions, `emulated` the same in plain Rust, `product` the loops over either, `status` says whether
 //! this process may use them.
 
 mod emulated;
+mod few;
 mod product;
 mod status;
 #[cfg(test)]
@@ -72,7 +73,13 @@ impl<T: Tiles + 'static> Engine for OnTiles<T> {
 
     unsafe fn tiles<O: Output>(self, block: &LhsBlock, weights: &[u8], place: Place<'_, '_, O>) {
         // SAFETY: `self` is made of the proof; the rest is the caller's.
-        unsafe { product::run::<T, O>(self.0, block, weights, place) }
+        unsafe {
+            if block.rows() <= few::FEW {
+                few::run(self.0, block, weights, place)
+            } else {
+                product::run::<T, O>(self.0, block, weights, place)
+            }
+        }
     }
 
     fn rate(self, seconds: f64) -> f64 {

@@ -195,3 +195,53 @@ fn shapes_that_do_not_fit_are_an_error() {
     let mut t = unsafe { Emulated::configure(&Config::new(shapes)) };
     t.dot::<0, 4, 6>();
 }
+
+/// Few rows by vectors and by tiles: the same sums as by the definition, extremes and a last panel alone among them.
+#[test]
+fn few_rows_are_summed_alike() {
+    use super::few::{FewRows, FEW, WIDTH};
+    use crate::cpu::leaf::Leaf;
+    use crate::cpu::portable::Portable;
+
+    #[cfg(target_arch = "x86_64")]
+    let vectors = crate::cpu::avx512_vnni::Avx512Vnni::new();
+    #[cfg(not(target_arch = "x86_64"))]
+    let vectors = None::<Portable>;
+    if vectors.is_none() {
+        println!("not run: vectors of few rows, which this CPU lacks");
+    }
+    for m in 1..=FEW {
+        for steps in [0, 1, 2, 7] {
+            for extreme in [false, true] {
+                let make = |len, seed| match extreme {
+                    true => vec![0x80u8; len],
+                    false => bytes(len, seed),
+                };
+                let strip = make(1024 * steps, 3 + m as u64);
+                let (first, second) = (make(1024 * steps, 5), make(1024 * steps, 7));
+                let panels = [first.as_ptr(), second.as_ptr()];
+                let mut naive = vec![0i32; m * WIDTH];
+                for (i, sum) in naive.iter_mut().enumerate() {
+                    let (row, col) = (i / WIDTH, i % WIDTH);
+                    let panel = if col < 16 { &first } else { &second };
+                    for k in 0..64 * steps {
+                        let (step, k) = (k / 64 * 1024, k % 64);
+                        let a = strip[step + row * 64 + k] as i8;
+                        let w = panel[step + k / 4 * 64 + col % 16 * 4 + k % 4] as i8;
+                        *sum += i32::from(a) * i32::from(w);
+                    }
+                }
+                let mut sums = vec![-1i32; m * WIDTH];
+                // SAFETY: strip and panels hold the steps.
+                unsafe { Portable.few_rows(m, steps, strip.as_ptr(), panels, &mut sums) };
+                assert_eq!(sums, naive, "by the definition, {m} rows, {steps} steps");
+                if let Some(leaf) = vectors {
+                    sums.fill(-1);
+                    // SAFETY: as above.
+                    unsafe { leaf.few_rows(m, steps, strip.as_ptr(), panels, &mut sums) };
+                    assert_eq!(sums, naive, "by vectors, {m} rows, {steps} steps");
+                }
+            }
+        }
+    }
+}

@@ -7,7 +7,7 @@
 //!        A: m rows of k values    B: a row holds four k of each column    C: m rows of int32
 //! ```
 
-use crate::cpu::leaf::Leaf;
+use super::few::FewRows;
 
 /// Tiles there are.
 pub(crate) const TILES: usize = 8;
@@ -51,7 +51,7 @@ pub(crate) trait Tiles: Sized {
     /// The name of the leaf that computes with them.
     const NAME: &'static str;
     /// What runs everything around them; a value beside [`proof`](Self::proof) shows that this CPU can.
-    type Leaf: Leaf;
+    type Leaf: FewRows;
 
     /// The proof, where this process may use the tiles.
     fn proof() -> Option<Self::Leaf>;
