@@ -4,6 +4,7 @@ use super::aligned::AlignedBytes;
 use super::engine::Engine;
 use super::interleave;
 use super::leaf::{STRIP_BYTES, STRIP_ROWS};
+use super::prefetch;
 use crate::element::{Element, FloatView};
 use crate::epilogue::{Epilogue, Host};
 use crate::gemm::{ActivationQuant, Lhs};
@@ -293,12 +294,7 @@ impl Ahead {
         let lines = lines.min(self.lines);
         self.lines -= lines;
         for _ in 0..lines {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: a hint, which faults on no address; SSE is part of the architecture.
-            unsafe {
-                use core::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
-                _mm_prefetch::<_MM_HINT_T0>(self.at.cast());
-            }
+            prefetch::first_level(self.at);
             self.at = self.at.wrapping_add(64);
         }
     }

@@ -9,7 +9,7 @@
 //!   driver    the loops and who runs them            threads     where threads come from
 //!   store     epilogue and output of a tile          groupwise   weights with scales along K
 //!   per_row   int8 with a scale a row                peak        what a leaf reaches at most
-//!   caches    sizes that blocks are measured by
+//!   caches    sizes that blocks are measured by      prefetch    cache lines asked for early
 //! ```
 //!
 //! The same bits come out for any leaf, number of threads and way of packing.
@@ -34,6 +34,7 @@ mod neon_i8mm;
 mod peak;
 mod per_row;
 mod portable;
+mod prefetch;
 mod rhs;
 mod select;
 mod store;

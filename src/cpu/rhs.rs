@@ -12,6 +12,7 @@ use super::engine::Engine;
 use super::interleave;
 use super::leaf::Layout;
 use super::lhs::grow;
+use super::prefetch;
 use crate::element::Element;
 use crate::numerics;
 use ndarray::{s, ArrayView1, ArrayView2};
@@ -60,7 +61,6 @@ pub(crate) fn column_scales<T: Source, E: Engine>(
     multipliers: &mut [f32],
     scales: &mut [f32],
 ) {
-    let n = scales.len();
     engine.vectorize(
         #[inline(always)]
         || {
@@ -76,21 +76,7 @@ pub(crate) fn column_scales<T: Source, E: Engine>(
                     *s = f32::from_bits(max);
                 }
             } else {
-                for k in 0..source.nrows() {
-                    let row = source.row(k);
-                    match row.to_slice() {
-                        Some(row) => {
-                            for (s, x) in scales.iter_mut().zip(&row[col0..col0 + n]) {
-                                *s = f32::from_bits(s.to_bits().max(x.magnitude()));
-                            }
-                        }
-                        None => {
-                            for (j, s) in scales.iter_mut().enumerate() {
-                                *s = f32::from_bits(s.to_bits().max(row[col0 + j].magnitude()));
-                            }
-                        }
-                    }
-                }
+                by_rows(source, col0, scales);
             }
             for (s, m) in scales.iter_mut().zip(multipliers) {
                 let bound = numerics::bound(*s);
@@ -98,6 +84,72 @@ pub(crate) fn column_scales<T: Source, E: Engine>(
             }
         },
     );
+}
+
+/// Rows of a row-major source that go through all panels before the next.
+const STRIP: usize = 64;
+
+/// Rows whose magnitudes are taken together.
+const BLOCK: usize = 8;
+
+/// How far ahead rows are asked for while only their magnitudes are taken.
+const ASK_BYTES: usize = 4096;
+
+/// Magnitudes of columns, row by row: the maximum of each so far and of the source, as bit patterns of floats.
+#[inline(always)]
+fn by_rows<T: Source>(source: &ArrayView2<'_, T>, col0: usize, maxima: &mut [f32]) {
+    let (k, n) = (source.nrows(), maxima.len());
+    if source.strides()[1] != 1 {
+        for k in 0..k {
+            for (j, s) in maxima.iter_mut().enumerate() {
+                *s = f32::from_bits(s.to_bits().max(source[[k, col0 + j]].magnitude()));
+            }
+        }
+        return;
+    }
+    // Few columns of each row: the next row's lie in another page, and no hardware asks for them by itself.
+    let bytes = n * size_of::<T>();
+    let ahead = (ASK_BYTES / bytes.max(1)).clamp(BLOCK, 64);
+    let mut rows: [&[T]; BLOCK] = [&[]; BLOCK];
+    for k0 in (0..k).step_by(BLOCK) {
+        for (r, row) in rows.iter_mut().enumerate() {
+            // A last block repeats its last row.
+            *row = &contiguous(source, (k0 + r).min(k - 1))[col0..col0 + n];
+            if k0 + r + ahead < k {
+                let far = ahead as isize * source.strides()[0];
+                prefetch::all(row.as_ptr().wrapping_offset(far).cast(), bytes);
+            }
+        }
+        let (chunks, rest) = maxima.as_chunks_mut::<16>();
+        for (c, maxima) in chunks.iter_mut().enumerate() {
+            // (Loops, not `map`: it may stay a call, and then it is not compiled for the leaf's instructions.)
+            let mut bits = [0u32; 16];
+            for (bits, x) in bits.iter_mut().zip(&*maxima) {
+                *bits = x.to_bits();
+            }
+            for row in rows {
+                let row = &row[16 * c..][..16];
+                for (bits, x) in bits.iter_mut().zip(row) {
+                    *bits = (*bits).max(x.magnitude());
+                }
+            }
+            for (x, bits) in maxima.iter_mut().zip(bits) {
+                *x = f32::from_bits(bits);
+            }
+        }
+        for (j, s) in (n - rest.len()..).zip(rest) {
+            for row in rows {
+                *s = f32::from_bits(s.to_bits().max(row[j].magnitude()));
+            }
+        }
+    }
+}
+
+/// A row of a row-major source.
+#[inline(always)]
+fn contiguous<'a, T>(source: &'a ArrayView2<'_, T>, row: usize) -> &'a [T] {
+    let row = source.row(row).to_slice();
+    row.expect("the rows of a row-major matrix are contiguous")
 }
 
 fn k_major<T>(source: &ArrayView2<'_, T>) -> bool {
@@ -142,10 +194,19 @@ pub(crate) fn pack<T: Source, E: Engine>(
             }
             // A strip of rows goes through all panels before the next, so that reads run along rows and each
             // panel is written in whole cache lines.
-            const STRIP: usize = 64;
-            let mut k0 = 0;
-            while k0 < k {
+            let mut rows: [&[T]; STRIP] = [&[]; STRIP];
+            for k0 in (0..k).step_by(STRIP) {
                 let strip = STRIP.min(k - k0);
+                for (r, row) in rows[..strip].iter_mut().enumerate() {
+                    *row = contiguous(source, k0 + r);
+                }
+                // The strip after this one, which is asked for on the way; at the end this one again.
+                let more = k0 + 2 * STRIP <= k;
+                let ahead = if more {
+                    STRIP as isize * source.strides()[0]
+                } else {
+                    0
+                };
                 for p in 0..panels {
                     let first = col0 + p * E::LAYOUT.nr;
                     let cols = E::LAYOUT.nr.min(n - first);
@@ -153,9 +214,16 @@ pub(crate) fn pack<T: Source, E: Engine>(
                     let start = p * panel_bytes + k0 * E::LAYOUT.nr;
                     let len = E::LAYOUT.groups(strip) * E::LAYOUT.nr * E::LAYOUT.kr;
                     let out = &mut out[start..start + len];
-                    pack_rows(E::LAYOUT, source, k0, strip, first, cols, multipliers, out);
+                    pack_rows(
+                        E::LAYOUT,
+                        &rows[..strip],
+                        ahead,
+                        first,
+                        cols,
+                        multipliers,
+                        out,
+                    );
                 }
-                k0 += STRIP;
             }
         },
     );
@@ -164,14 +232,13 @@ pub(crate) fn pack<T: Source, E: Engine>(
 /// The widest panel of any layout.
 const NR_MAX: usize = 32;
 
-/// Rows `k0..k0 + rows` of one panel, from a row-major source: KR rows are zipped into words.
-#[allow(clippy::too_many_arguments)]
+/// Some rows of one panel, from a row-major source: KR rows are zipped into words. Rows `ahead` elements further are asked
+/// for.
 #[inline(always)]
 fn pack_rows<T: Source>(
     layout: Layout,
-    source: &ArrayView2<'_, T>,
-    k0: usize,
-    rows: usize,
+    rows: &[&[T]],
+    ahead: isize,
     first: usize,
     cols: usize,
     multipliers: &[f32],
@@ -179,19 +246,17 @@ fn pack_rows<T: Source>(
 ) {
     // Widths as constants, so that the loops over columns become vectors.
     match layout.nr {
-        32 => pack_rows_of::<T, 32>(layout, source, k0, rows, first, cols, multipliers, out),
-        16 => pack_rows_of::<T, 16>(layout, source, k0, rows, first, cols, multipliers, out),
-        _ => pack_rows_of::<T, 8>(layout, source, k0, rows, first, cols, multipliers, out),
+        32 => pack_rows_of::<T, 32>(layout, rows, ahead, first, cols, multipliers, out),
+        16 => pack_rows_of::<T, 16>(layout, rows, ahead, first, cols, multipliers, out),
+        _ => pack_rows_of::<T, 8>(layout, rows, ahead, first, cols, multipliers, out),
     }
 }
 
-#[allow(clippy::too_many_arguments)]
 #[inline(always)]
 fn pack_rows_of<T: Source, const NR: usize>(
     layout: Layout,
-    source: &ArrayView2<'_, T>,
-    k0: usize,
-    rows: usize,
+    rows: &[&[T]],
+    ahead: isize,
     first: usize,
     cols: usize,
     multipliers: &[f32],
@@ -205,24 +270,21 @@ fn pack_rows_of<T: Source, const NR: usize>(
     scale[..known].copy_from_slice(&multipliers[..known]);
     let zeros = [T::default(); NR];
     for (g, out) in out.chunks_exact_mut(NR * kr).enumerate() {
-        // The KR rows of this group; beyond K, zeros.
+        // The KR rows of this group; beyond K and beyond the last column, zeros.
+        let group = rows.get(g * kr..).unwrap_or(&[]);
         let mut edge = [[T::default(); NR]; 4];
         let mut lines: [&[T; NR]; 4] = [&zeros; 4];
-        for (b, (line, edge)) in lines.iter_mut().zip(&mut edge).take(kr).enumerate() {
-            let k = g * kr + b;
-            if k >= rows {
-                continue;
+        for ((line, edge), row) in lines.iter_mut().zip(&mut edge).zip(group).take(kr) {
+            let row = &row[first..];
+            let far = row.as_ptr().wrapping_offset(ahead).cast::<u8>();
+            prefetch::second_level(far);
+            if size_of::<[T; NR]>() > 64 {
+                prefetch::second_level(far.wrapping_add(64));
             }
-            let row = source.row(k0 + k);
-            let whole = row
-                .to_slice()
-                .and_then(|row| row[first..].first_chunk::<NR>());
-            *line = match whole {
+            *line = match row.first_chunk::<NR>() {
                 Some(whole) if cols == NR => whole,
                 _ => {
-                    for (j, e) in edge[..cols].iter_mut().enumerate() {
-                        *e = row[first + j];
-                    }
+                    edge[..cols].copy_from_slice(&row[..cols]);
                     edge
                 }
             };

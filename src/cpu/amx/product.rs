@@ -15,6 +15,7 @@ use crate::cpu::caches::caches;
 use crate::cpu::engine::Place;
 use crate::cpu::leaf::{Leaf, Trailing, ACC};
 use crate::cpu::lhs::{LhsBlock, LhsPanel};
+use crate::cpu::prefetch;
 use crate::cpu::store::Output;
 use crate::epilogue::Tile;
 use std::cell::RefCell;
@@ -293,28 +294,11 @@ impl Ahead {
         self.lines -= lines;
         for _ in 0..lines {
             for at in &mut self.at {
-                prefetch::<false>(*at);
+                prefetch::second_level(*at);
                 *at = at.wrapping_add(64);
             }
         }
     }
-}
-
-/// Asks for a cache line: into the first level, or into the second.
-#[inline(always)]
-fn prefetch<const FIRST: bool>(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint, which faults on no address; SSE is part of the architecture.
-    unsafe {
-        use core::arch::x86_64::{_mm_prefetch, _MM_HINT_T0, _MM_HINT_T1};
-        if FIRST {
-            _mm_prefetch::<_MM_HINT_T0>(at.cast());
-        } else {
-            _mm_prefetch::<_MM_HINT_T1>(at.cast());
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
 }
 
 /// What one call to [`run`] works with.
@@ -620,7 +604,7 @@ unsafe fn advance<T: Tiles, const R: usize, const C: usize>(
         if stream {
             for b in &b[..C] {
                 for line in 0..STEP / 64 {
-                    prefetch::<true>(b.wrapping_add(STREAM_AHEAD + 64 * line));
+                    prefetch::first_level(b.wrapping_add(STREAM_AHEAD + 64 * line));
                 }
             }
         }
