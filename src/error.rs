@@ -63,13 +63,17 @@ pub enum Error {
         /// What was expected.
         expected: String,
     },
-    /// There is no memory for the result.
-    #[error("{op}: the result takes {bytes} bytes, more than can be allocated here")]
+    /// There is no memory for the result, or for what it is made with.
+    #[error("{op}: {what} takes {bytes} bytes, more than {}", there_is(*free))]
     Memory {
         /// The function that was called.
         op: &'static str,
-        /// Bytes of the result.
+        /// What takes the memory.
+        what: &'static str,
+        /// Its bytes.
         bytes: usize,
+        /// Bytes that were free, where the system says so.
+        free: Option<u64>,
     },
     /// Parts of an epilogue contradict each other.
     #[error("epilogue: {what} with {output} output: {expected}")]
@@ -109,4 +113,11 @@ pub enum Error {
         /// The result's name.
         name: String,
     },
+}
+
+/// The memory that there is, after "more than".
+fn there_is(free: Option<u64>) -> String {
+    free.map_or("can be allocated here".into(), |free| {
+        format!("the {free} bytes that are free")
+    })
 }

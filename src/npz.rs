@@ -1,9 +1,10 @@
 //! Reading `.npz` archives: members by name, checked before anything is allocated for them.
 
-use crate::npy::{parse, NpyArray, NpyError};
+use crate::files::{describe, START};
+use crate::npy::{parse, recognised, NpyArray, NpyError};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 /// An archive's arrays.
@@ -20,7 +21,17 @@ pub struct Npz {
 pub fn read(path: impl AsRef<Path>) -> Result<Npz, NpyError> {
     let path = path.as_ref();
     let refuse = |found: String| NpyError::new(path, found, "a readable .npz file");
-    let file = File::open(path).map_err(|e| refuse(crate::npy::describe(&e)))?;
+    let unreadable = |e: std::io::Error| refuse(describe(&e));
+    let mut file = File::open(path).map_err(unreadable)?;
+    let mut start = Vec::new();
+    (&mut file)
+        .take(START as u64)
+        .read_to_end(&mut start)
+        .map_err(unreadable)?;
+    if !start.starts_with(b"PK") {
+        return Err(recognised(path, &start, "an .npz archive"));
+    }
+    file.rewind().map_err(unreadable)?;
     let mut archive =
         zip::ZipArchive::new(BufReader::new(file)).map_err(|e| refuse(e.to_string()))?;
     // Entries that share bytes make a small archive hold any amount.
@@ -35,11 +46,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Npz, NpyError> {
         let mut member = archive.by_index(i).map_err(|e| refuse(e.to_string()))?;
         let name = member.name().trim_end_matches(".npy").to_string();
         // What the directory says is not trusted: bytes are counted as they come.
-        let mut bytes = vec![];
-        member
-            .read_to_end(&mut bytes)
-            .map_err(|e| refuse(format!("member '{name}': {e}")))?;
-        let array = parse(path, &bytes[..], bytes.len() as u64).map_err(|e| NpyError {
+        let (array, _) = parse(path, &mut member, None).map_err(|e| NpyError {
             found: format!("member '{name}' with {}", e.found),
             ..e
         })?;

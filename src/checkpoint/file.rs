@@ -1,9 +1,10 @@
 //! One safetensors file, memory-mapped.
 
 use super::error::CheckpointError;
+use crate::files::{of_start, START};
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorInfo};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -37,8 +38,8 @@ impl MappedFile {
         // rewrites the file meanwhile is what every memory-mapped reader has to ask of its user; the module's
         // documentation says so.
         let map = unsafe { Mmap::map(&file) }.map_err(refuse)?;
-        let (header, metadata) = SafeTensors::read_metadata(&map)
-            .map_err(|e| CheckpointError::file(path, said(&e.to_string()), EXPECTED))?;
+        let (header, metadata) =
+            SafeTensors::read_metadata(&map).map_err(|e| no_safetensors(path, &map, &e))?;
         Ok(MappedFile {
             path: path.into(),
             map,
@@ -80,9 +81,16 @@ impl fmt::Debug for MappedFile {
     }
 }
 
-/// A library's message as the object of "found".
-fn said(message: &str) -> String {
-    format!("a damaged header ({})", super::error::shortened(message))
+/// The refusal of a file whose header can't be read: another kind of file, or a damaged one.
+fn no_safetensors(path: &Path, bytes: &[u8], e: &SafeTensorError) -> CheckpointError {
+    let start = &bytes[..bytes.len().min(START)];
+    match of_start(start).filter(|other| !other.is_safetensors()) {
+        Some(other) => CheckpointError::file(path, other.found, other.instead_of(EXPECTED)),
+        None => {
+            let said = super::error::shortened(&e.to_string());
+            CheckpointError::file(path, format!("a damaged header ({said})"), EXPECTED)
+        }
+    }
 }
 
 /// A tensor's type, shape and bytes, little-endian in row-major order.

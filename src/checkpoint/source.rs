@@ -3,6 +3,7 @@
 use super::error::{shortened, CheckpointError};
 use super::file::{MappedFile, RawTensor};
 use super::scheme::Scheme;
+use crate::files::{of_start, START};
 use ndarray::{ArrayD, IxDyn};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -154,6 +155,25 @@ impl Checkpoint {
     }
 }
 
+/// Whether a file's name is one of weights in any format.
+pub(super) fn holds_weights(path: &Path) -> bool {
+    const FORMATS: [&str; 11] = [
+        "safetensors",
+        "bin",
+        "pt",
+        "pth",
+        "ckpt",
+        "h5",
+        "msgpack",
+        "onnx",
+        "onnx_data",
+        "gguf",
+        "ot",
+    ];
+    path.extension()
+        .is_some_and(|e| FORMATS.iter().any(|f| e == *f))
+}
+
 /// Which file of a folder is the checkpoint.
 fn file_of_folder(folder: &Path) -> Result<PathBuf, CheckpointError> {
     for name in [INDEX, "model.safetensors"] {
@@ -164,15 +184,26 @@ fn file_of_folder(folder: &Path) -> Result<PathBuf, CheckpointError> {
     }
     let expected = "a folder with model.safetensors or model.safetensors.index.json";
     let refuse = |e: std::io::Error| CheckpointError::io(folder, &e, expected);
-    let mut found = Vec::new();
+    let (mut found, mut others) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(folder).map_err(refuse)? {
         let path = entry.map_err(refuse)?.path();
         if path.extension().is_some_and(|e| e == "safetensors") {
             found.push(path);
+        } else if holds_weights(&path) {
+            others.push(path.file_name().unwrap_or_default().to_owned());
         }
     }
-    match found.as_slice() {
-        [_] => Ok(found.remove(0)),
+    others.sort();
+    match (found.as_slice(), others.as_slice()) {
+        ([_], _) => Ok(found.remove(0)),
+        ([], [other, ..]) => Err(CheckpointError::file(
+            folder,
+            format!(
+                "{} and no .safetensors file",
+                shortened(&other.to_string_lossy())
+            ),
+            format!("{expected}: convert the model, or take its safetensors files"),
+        )),
         _ => Err(CheckpointError::file(
             folder,
             format!("{} .safetensors files and no index", found.len()),
@@ -189,6 +220,11 @@ pub(super) fn read_json(path: &Path) -> Result<String, CheckpointError> {
     file.take(MAX_JSON + 1)
         .read_to_string(&mut text)
         .map_err(refuse)?;
+    let start = &text.as_bytes()[..text.len().min(START)];
+    if let (Some(other), false) = (of_start(start), text.trim_start().starts_with(['{', '['])) {
+        let expected = other.instead_of("a JSON file");
+        return Err(CheckpointError::file(path, other.found, expected));
+    }
     if text.len() as u64 > MAX_JSON {
         return Err(CheckpointError::file(
             path,

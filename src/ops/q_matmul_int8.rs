@@ -294,7 +294,7 @@ mod tests {
             q_matmul_int8_broadcast::<f32, f32, _, _>(a.view(), w.view()).unwrap_err(),
             q_matmul_int8(a.view(), w.view()).unwrap_err(),
         ] {
-            assert!(matches!(error, Error::Memory { op: OP, bytes } if bytes == 1 << 48));
+            assert!(matches!(error, Error::Memory { op: OP, bytes, .. } if bytes == 1 << 48));
         }
     }
 }

@@ -23,14 +23,14 @@ impl Folder {
     }
 }
 
-fn imma<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
+pub fn imma<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_imma"))
         .args(args)
         .output()
         .unwrap()
 }
 
-fn ok(out: Output) -> String {
+pub fn ok(out: Output) -> String {
     assert!(
         out.status.success(),
         "{}",
@@ -41,7 +41,7 @@ fn ok(out: Output) -> String {
 
 /// Exit code 2, nothing on stdout, one line on stderr with these parts (beside the note on the device, which comes
 /// before anything is refused).
-fn refused(out: &Output, parts: &[&str]) {
+pub fn refused(out: &Output, parts: &[&str]) {
     let message = String::from_utf8(out.stderr.clone()).unwrap();
     assert_eq!(out.status.code(), Some(2), "{message}");
     let note = |line: &&str| !line.contains("computing on the CPU");
@@ -58,13 +58,13 @@ fn matmul(dir: &Folder, a: &str, w: &str, more: &[&str]) -> Output {
     imma(&[&["matmul", a, w, "-o", out], more].concat())
 }
 
-fn bytes(rows: usize, cols: usize, seed: usize) -> Array2<i8> {
+pub fn bytes(rows: usize, cols: usize, seed: usize) -> Array2<i8> {
     Array2::from_shape_fn((rows, cols), |(i, j)| {
         ((i * 89 + j * 57 + seed) * 31 % 256) as u8 as i8
     })
 }
 
-fn read_i32(path: &Path) -> Array2<i32> {
+pub fn read_i32(path: &Path) -> Array2<i32> {
     ndarray_npy::read_npy(path).unwrap()
 }
 
@@ -164,7 +164,7 @@ fn wrong_input_is_refused_in_one_sentence_and_leaves_nothing() {
     write("vector.npy", ArrayD::zeros(vec![4]));
     write("scalar.npy", ArrayD::zeros(vec![]));
     npy::write(dir.path("i.npy"), bytes(3, 2, 0).view().into_dyn()).unwrap();
-    ndarray_npy::write_npy(dir.path("f64.npy"), &arr1(&[1.0f64])).unwrap();
+    ndarray_npy::write_npy(dir.path("i64.npy"), &arr1(&[1i64])).unwrap();
     let whole = std::fs::read(dir.path("a.npy")).unwrap();
     std::fs::write(dir.path("short.npy"), &whole[..whole.len() - 3]).unwrap();
     std::fs::write(dir.path("text.npy"), "hello, this is no array").unwrap();
@@ -211,17 +211,17 @@ fn wrong_input_is_refused_in_one_sentence_and_leaves_nothing() {
             &["i.npy", "found int8", "expected float32"],
         ),
         (
-            "f64.npy",
+            "i64.npy",
             "w.npy",
             &[
-                "f64.npy",
-                "found elements of type float64",
-                "expected int8, float16 or float32",
+                "i64.npy",
+                "found elements of type int64",
+                "expected int8, float16, bfloat16, float32 or float64",
             ],
         ),
         ("short.npy", "w.npy", &["short.npy", "21 bytes", "24 bytes"]),
         ("text.npy", "w.npy", &["text.npy", "expected a .npy file"]),
-        ("empty.npy", "w.npy", &["empty.npy", "found 0 bytes"]),
+        ("empty.npy", "w.npy", &["empty.npy", "found an empty file"]),
         (".", "w.npy", &["found a folder"]),
     ] {
         refused(&matmul(&dir, a, w, &[]), parts);
@@ -534,7 +534,11 @@ fn quantize_writes_integers_scales_and_zero_points() {
     npy::write(dir.path("x.npy"), bytes(2, 2, 0).view().into_dyn()).unwrap();
     refused(
         &run(&[]),
-        &["x.npy", "found int8", "expected float16 or float32"],
+        &[
+            "x.npy",
+            "found int8",
+            "expected float16, bfloat16, float32 or float64",
+        ],
     );
 }
 
@@ -788,6 +792,7 @@ fn quantize_takes_a_models_folder() {
     let shown = ok(quantize(&[
         "--include",
         "*",
+        "--no-default-excludes",
         "--exclude",
         "embed",
         "--calibration",

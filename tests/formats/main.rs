@@ -15,4 +15,9 @@ mod cli;
 #[cfg(feature = "safetensors")]
 mod minilm;
 #[cfg(feature = "safetensors")]
+mod quantize_kinds;
+#[cfg(feature = "safetensors")]
 mod quantize_model;
+// bash, links, FIFOs, /dev/full.
+#[cfg(all(feature = "cli", target_os = "linux"))]
+mod shell;

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 /// From the ground up; each may use those before it. Backends do not see each other: they share a floor.
 const FLOORS: &[&[&str]] = &[
     &["element", "activation"],
-    &["error"],
+    &["error", "files"],
+    &["memory"],
     &["numerics"],
     &["rounding", "epilogue"],
     &["quant"],

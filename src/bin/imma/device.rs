@@ -1,6 +1,6 @@
 //! `--device` and `--threads`: which backend serves.
 
-use crate::Failure;
+use crate::{say, Failure};
 use imma::{Backend, Cpu};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ impl DeviceArgs {
             // A build with CUDA was made to use a GPU: say why it does not.
             Device::Auto if cfg!(feature = "cuda") => match cuda(0) {
                 Ok(device) => return Ok(Chosen::Device(device)),
-                Err(_) => eprintln!("imma: computing on the CPU: {}", cuda_status()),
+                Err(_) => say::note(format!("computing on the CPU: {}", cuda_status())),
             },
             Device::Auto | Device::Cpu => {}
         }
@@ -83,7 +83,7 @@ impl DeviceArgs {
         }
         let number = self.device.number();
         if self.device == Device::Auto && number.is_none() {
-            eprintln!("imma: measuring the CPU: {}", cuda_status());
+            say::note(format!("measuring the CPU: {}", cuda_status()));
         }
         number
     }

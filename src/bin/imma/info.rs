@@ -2,7 +2,7 @@
 
 use crate::bench::read_bandwidth;
 use crate::device::cuda_status;
-use crate::{line, Failure};
+use crate::{say, Failure};
 use imma::Cpu;
 use serde_json::json;
 
@@ -35,26 +35,25 @@ pub fn run(args: Args) -> Result<(), Failure> {
         false => None,
     };
     if let (Some(peaks), true) = (&peaks, args.json) {
-        line(peaks.json());
-        return Ok(());
+        return say::result(peaks.json());
     }
     let cpu = Cpu::new();
-    line(format!("imma {}", env!("CARGO_PKG_VERSION")));
-    line(format!("cpu features  {}", features().join(" ")));
+    say::result(format!("imma {}", env!("CARGO_PKG_VERSION")))?;
+    say::result(format!("cpu features  {}", features().join(" ")))?;
     for leaf in Cpu::leaves() {
         let state = match (leaf.available, leaf.name == cpu.leaf()) {
             (_, true) => "chosen",
             (true, _) => "available",
             (false, _) => "not on this machine",
         };
-        line(format!("kernel        {:14} {state}", leaf.name));
+        say::result(format!("kernel        {:14} {state}", leaf.name))?;
     }
-    line(format!("amx           {}", Cpu::amx()));
-    line(format!("threads       {}", cpu.threads()));
-    line(format!("cuda          {}", cuda_status()));
+    say::result(format!("amx           {}", Cpu::amx()))?;
+    say::result(format!("threads       {}", cpu.threads()))?;
+    say::result(format!("cuda          {}", cuda_status()))?;
     if let Some(peaks) = peaks {
         for text in peaks.text() {
-            line(text);
+            say::result(text)?;
         }
     }
     Ok(())
@@ -131,18 +130,16 @@ fn plan(m: usize, n: usize, k: usize) -> Result<(), Failure> {
     if imma::cuda::status().is_usable() {
         use imma::cuda::{Algorithm, Device, Plan, Problem};
         let device = Device::open(0)?;
-        line(format!("device  {}", device.properties()));
+        say::result(format!("device  {}", device.properties()))?;
         let problem = Problem::floats(m, n, k, imma::DType::BF16, imma::DType::BF16);
         let plan = Plan::new(&device, problem, Algorithm::Heuristic)?;
-        line(format!("plan    {plan}"));
-        return Ok(());
+        return say::result(format!("plan    {plan}"));
     }
-    line(format!("device  the CPU: {}", cuda_status()));
+    say::result(format!("device  the CPU: {}", cuda_status()))?;
     let kernel = imma::Backend::kernel(&Cpu::new(), m, n, k);
-    line(format!(
+    say::result(format!(
         "plan    [{m}, {k}] x [{k}, {n}]: {kernel}, the best leaf of this CPU"
-    ));
-    Ok(())
+    ))
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -6,11 +6,11 @@ mod info;
 mod matmul;
 mod quantize;
 mod quantize_model;
+mod say;
 mod timing;
 
 use clap::{Parser, Subcommand};
 use std::fmt;
-use std::io::Write;
 use std::process::ExitCode;
 
 /// int8 matrix multiplication: quantise, multiply with exact int32 sums, dequantise in the same pass.
@@ -34,30 +34,38 @@ enum Command {
 }
 
 /// What stopped a command: one sentence for the user.
-pub(crate) struct Failure(String);
+pub(crate) struct Failure {
+    sentence: String,
+    /// Whoever read the results has gone away; nothing went wrong.
+    unread: bool,
+}
 
 impl Failure {
     pub(crate) fn new(sentence: impl Into<String>) -> Self {
-        Failure(sentence.into())
+        Failure {
+            sentence: sentence.into(),
+            unread: false,
+        }
+    }
+
+    /// Nobody reads the results any more.
+    pub(crate) fn unread() -> Self {
+        Failure {
+            sentence: "standard output: nobody reads it any more".into(),
+            unread: true,
+        }
     }
 }
 
 impl<E: std::error::Error> From<E> for Failure {
     fn from(e: E) -> Self {
-        Failure(e.to_string())
+        Failure::new(e.to_string())
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Prints a line; a reader that has gone away ends the program quietly, as it ends other tools.
-pub(crate) fn line(text: impl fmt::Display) {
-    if writeln!(std::io::stdout(), "{text}").is_err() {
-        std::process::exit(0);
+        f.write_str(&self.sentence)
     }
 }
 
@@ -70,9 +78,9 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.unread => ExitCode::SUCCESS,
         Err(failure) => {
-            // Nothing can be done where even stderr is closed.
-            let _ = writeln!(std::io::stderr(), "imma: {failure}");
+            say::note(failure);
             ExitCode::from(2)
         }
     }

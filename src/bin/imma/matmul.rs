@@ -1,9 +1,10 @@
 //! `imma matmul`.
 
 use crate::device::DeviceArgs;
-use crate::{line, Failure};
+use crate::say::{self, Reports};
+use crate::Failure;
 use clap::ValueEnum;
-use half::f16;
+use half::{bf16, f16};
 use imma::npy::{self, NpyArray, NpyElement};
 use imma::quant::ErrorReport;
 use imma::{
@@ -16,7 +17,7 @@ use std::time::Instant;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The left operand, [.., M, K] or [K]: int8, float16 or float32.
+    /// The left operand, [.., M, K] or [K]: int8, float16, bfloat16 or float32 (float64 is rounded to it).
     a: PathBuf,
     /// The right operand, [.., K, N] or [K], of the same type.
     w: PathBuf,
@@ -37,18 +38,24 @@ pub struct Args {
 enum OutDtype {
     F32,
     F16,
+    /// As ml_dtypes has it, which numpy writes as `V2`.
+    Bf16,
 }
 
 pub fn run(args: Args) -> Result<(), Failure> {
     let chosen = args.device.backend()?;
-    let (a, w) = (npy::read(&args.a)?, npy::read(&args.w)?);
+    let (a, a_note) = npy::read_with_note(&args.a)?;
+    let (w, w_note) = npy::read_with_note(&args.w)?;
     if a.dtype() != w.dtype() {
+        let noted = |note: Option<&str>| note.map_or(String::new(), |note| format!(" ({note})"));
         return Err(Failure::new(format!(
-            "{}: found {}, expected {} as in {}",
+            "{}: found {}{}, expected {} as in {}{}",
             args.w.display(),
             w.dtype(),
+            noted(w_note),
             a.dtype(),
-            args.a.display()
+            args.a.display(),
+            noted(a_note)
         )));
     }
     if let (NpyArray::I8(_), Some(_)) = (&a, args.out_dtype) {
@@ -61,6 +68,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
         backend: chosen.as_backend(),
         args: &args,
     };
+    for (path, note) in [(&args.a, a_note), (&args.w, w_note)] {
+        if let Some(note) = note {
+            say::note(format!("{}: {note}", path.display()));
+        }
+    }
     match (&a, &w) {
         (NpyArray::I8(a), NpyArray::I8(w)) => product.write(
             a,
@@ -72,8 +84,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
         ),
         (NpyArray::F32(a), NpyArray::F32(w)) => product.float(a, w),
         (NpyArray::F16(a), NpyArray::F16(w)) => product.float(a, w),
+        (NpyArray::BF16(a), NpyArray::BF16(w)) => product.float(a, w),
         _ => Err(Failure::new(format!(
-            "{}: found {}, expected int8, float16 or float32",
+            "{}: found {}, expected int8, float16, bfloat16 or float32",
             args.a.display(),
             a.dtype()
         ))),
@@ -113,6 +126,7 @@ impl Product<'_> {
             None => self.float_as::<T, T>(a, w),
             Some(OutDtype::F32) => self.float_as::<T, f32>(a, w),
             Some(OutDtype::F16) => self.float_as::<T, f16>(a, w),
+            Some(OutDtype::Bf16) => self.float_as::<T, bf16>(a, w),
         }
     }
 
@@ -140,27 +154,36 @@ impl Product<'_> {
         let start = Instant::now();
         let product = product()?;
         let seconds = start.elapsed().as_secs_f64();
+        let mut reports = Reports::about(&self.args.output);
         npy::write(&self.args.output, product.view())?;
-        self.report(a.shape(), w.shape(), kind, seconds);
+        reports.line(self.report(a.shape(), w.shape(), kind, seconds));
         if self.args.reference {
+            // Three arrays widened, the float product, and the difference of the two products.
+            let floats = (a.len() + w.len() + 3 * product.len()) as u64;
+            let what = "the comparison with the float product";
+            imma::memory::check("matmul", what, floats * 4)?;
             let (a, w) = (a.mapv(&widen), w.mapv(&widen));
-            compare(a.view(), w.view(), product.mapv(widen_product).view())?;
+            reports.line(compare(
+                a.view(),
+                w.view(),
+                product.mapv(widen_product).view(),
+            )?);
         }
         Ok(())
     }
 
-    fn report(&self, a: &[usize], w: &[usize], kind: &str, seconds: f64) {
+    fn report(&self, a: &[usize], w: &[usize], kind: &str, seconds: f64) -> String {
         let MatmulShape { batch, m, k, n, .. } = &self.shape;
         let products = batch.iter().product::<usize>() as f64;
         let operations = 2.0 * products * *m as f64 * *n as f64 * *k as f64;
-        line(format!(
+        format!(
             "{a:?} x {w:?} {kind}, {} {}: {:.3} ms, {:.1} GOPS (first call) -> {}",
             self.backend.name(),
             self.backend.kernel(*m, *n, *k),
             seconds * 1e3,
             operations / seconds * 1e-9,
             self.args.output.display()
-        ));
+        )
     }
 }
 
@@ -168,14 +191,13 @@ fn compare(
     a: ArrayViewD<'_, f32>,
     w: ArrayViewD<'_, f32>,
     product: ArrayViewD<'_, f32>,
-) -> Result<(), Failure> {
+) -> Result<String, Failure> {
     let start = Instant::now();
     let want = matmul_float(a, w)?;
     let seconds = start.elapsed().as_secs_f64();
     let error = ErrorReport::between(want.view(), product)?;
-    line(format!(
+    Ok(format!(
         "error against the float product ({:.3} ms): {error}",
         seconds * 1e3
-    ));
-    Ok(())
+    ))
 }

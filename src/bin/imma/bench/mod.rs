@@ -8,7 +8,7 @@ mod report;
 mod shapes;
 
 use crate::device::DeviceArgs;
-use crate::{line, Failure};
+use crate::{say, Failure};
 use clap::{Subcommand, ValueEnum};
 pub use host::read_bandwidth;
 use imma::Backend;
@@ -190,7 +190,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     } else {
         None
     };
-    let mut report = Report::new(&args, ceiling);
+    let mut report = Report::new(&args, ceiling)?;
     for shape in shapes {
         for op in &args.op {
             report.add(Row {
@@ -203,7 +203,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 timing: host::time(&backend, *op, args.dtype, shape, args.seconds)?,
                 predicted: None,
                 ceiling,
-            });
+            })?;
         }
     }
     report.finish()
@@ -221,7 +221,7 @@ fn on_device(args: &GemmArgs, shapes: Vec<Shape>, number: usize) -> Result<(), F
     } else {
         None
     };
-    let mut report = Report::new(args, ceiling);
+    let mut report = Report::new(args, ceiling)?;
     for shape in shapes {
         for op in &args.op {
             // Weights that are used once are packed by the call, which chooses by itself.
@@ -251,9 +251,9 @@ fn on_device(args: &GemmArgs, shapes: Vec<Shape>, number: usize) -> Result<(), F
                         timing,
                         predicted,
                         ceiling,
-                    }),
+                    })?,
                     // A peer that is not here is no reason to stop.
-                    Err(error) if peer => eprintln!("imma: not run: {contender:?}: {error}"),
+                    Err(error) if peer => say::note(format!("not run: {contender:?}: {error}")),
                     Err(error) => return Err(error),
                 }
             }
@@ -267,33 +267,50 @@ struct Report<'a> {
     args: &'a GemmArgs,
     ceiling: Option<report::Ceiling>,
     rows: Vec<Row>,
+    /// Why lines are no longer printed.
+    unprinted: Option<Failure>,
 }
 
 impl<'a> Report<'a> {
-    fn new(args: &'a GemmArgs, ceiling: Option<report::Ceiling>) -> Self {
-        if args.csv {
-            line(report::CSV);
-        }
-        Report {
+    fn new(args: &'a GemmArgs, ceiling: Option<report::Ceiling>) -> Result<Self, Failure> {
+        let mut report = Report {
             args,
             ceiling,
             rows: Vec::new(),
+            unprinted: None,
+        };
+        if args.csv {
+            report.print(report::CSV.into())?;
         }
+        Ok(report)
     }
 
-    fn add(&mut self, row: Row) {
-        line(match (self.args.json, self.args.csv) {
+    fn add(&mut self, row: Row) -> Result<(), Failure> {
+        self.print(match (self.args.json, self.args.csv) {
             (true, _) => row.json(),
             (_, true) => row.csv(),
             _ => row.text(),
-        });
+        })?;
         self.rows.push(row);
+        Ok(())
+    }
+
+    /// Prints a line; where a picture was asked for too, what stops the lines does not stop the picture.
+    fn print(&mut self, text: String) -> Result<(), Failure> {
+        if self.unprinted.is_some() {
+            return Ok(());
+        }
+        match (say::result(text), &self.args.plot) {
+            (Err(failure), Some(_)) => self.unprinted = Some(failure),
+            (printed, _) => return printed,
+        }
+        Ok(())
     }
 
     fn finish(self) -> Result<(), Failure> {
-        match (&self.args.plot, self.ceiling) {
-            (Some(path), Some(ceiling)) => plot::roofline(path, &self.rows, ceiling),
-            _ => Ok(()),
+        if let (Some(path), Some(ceiling)) = (&self.args.plot, self.ceiling) {
+            plot::roofline(path, &self.rows, ceiling)?;
         }
+        self.unprinted.map_or(Ok(()), Err)
     }
 }

@@ -3,6 +3,7 @@
 use super::report::{Ceiling, Row};
 use crate::Failure;
 use plotters::prelude::*;
+use std::io::Write;
 use std::path::Path;
 
 /// Refuses a place that can't be written before anything is measured for it.
@@ -24,14 +25,8 @@ pub fn roofline(path: &Path, rows: &[Row], ceiling: Ceiling) -> Result<(), Failu
     let mut svg = String::new();
     draw(&mut svg, rows, ceiling)
         .map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
-    // Beside and renamed: never half a picture.
-    let beside = path.with_extension(format!("svg.{}", std::process::id()));
-    std::fs::write(&beside, svg)
-        .and_then(|()| std::fs::rename(&beside, path))
-        .map_err(|error| {
-            let _ = std::fs::remove_file(&beside);
-            Failure::new(format!("{}: {error}", path.display()))
-        })
+    imma::files::write(path, |out| out.write_all(svg.as_bytes()))
+        .map_err(|error| Failure::new(format!("{}: {error}", path.display())))
 }
 
 fn draw(svg: &mut String, rows: &[Row], ceiling: Ceiling) -> Result<(), String> {
