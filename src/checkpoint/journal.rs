@@ -93,3 +93,11 @@ impl Journal {
         std::fs::remove_file(&self.path).map_err(|e| refused(&self.path, e))
     }
 }
+
+impl Drop for Journal {
+    /// Closing the file is not enough: a process that is being started elsewhere in this one holds a copy of it, and with
+    /// it the lock, until it runs its own program.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
+}

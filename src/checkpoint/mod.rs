@@ -9,6 +9,8 @@
 //!   writer   a file that can be stopped and continued          journal  what an interrupted run has done
 //!   report   what quantising did to each layer           model_files  config.json and what else lies in a folder
 //!   linear_tensors  scales, zero points and bias of a layer
+//!   float_model  whether a model can be quantised        roles    embeddings, routers and gates by shape and use
+//!   python_json  config.json as Python writes it
 //! ```
 //!
 //! What a linear layer `P` of N outputs and K inputs may be stored as:
@@ -29,6 +31,7 @@
 
 mod error;
 mod file;
+mod float_model;
 mod journal;
 mod linear;
 mod linear_tensors;
@@ -37,8 +40,10 @@ mod model_plan;
 mod model_writer;
 mod names;
 mod options;
+mod python_json;
 mod quantize;
 mod report;
+mod roles;
 mod rows;
 mod scheme;
 mod source;

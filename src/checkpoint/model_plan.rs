@@ -2,21 +2,30 @@
 
 use super::error::CheckpointError;
 use super::file::RawTensor;
+use super::float_model::{is_any_float, FloatModel};
 use super::model_files::pretty;
 use super::options::QuantizeOptions;
+use super::roles::{stacked_experts, Roles};
 use super::writer::{refused, Layout, Planned};
 use super::{Checkpoint, NamePattern};
 use safetensors::Dtype;
 use serde_json::{json, Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Which tensors go into which file, and which of them are quantised on the way.
 pub(super) struct ModelPlan {
     /// Files of the output, each with the name that it has in the input.
     pub shards: Vec<Shard>,
-    /// Two-dimensional float weights that are left as they are.
+    /// Layers that are left as floats: those of two-dimensional weights, and experts stacked into one tensor.
     pub ignored: Vec<String>,
+}
+
+/// The model that is planned for.
+struct Source<'a> {
+    checkpoint: &'a Checkpoint,
+    options: &'a QuantizeOptions,
+    roles: Roles,
 }
 
 /// A file of the output.
@@ -48,16 +57,21 @@ impl ModelPlan {
     /// The plan for a model of floats.
     pub fn new(
         checkpoint: &Checkpoint,
+        model: &FloatModel,
         options: &QuantizeOptions,
     ) -> Result<Self, CheckpointError> {
+        let source = Source {
+            checkpoint,
+            options,
+            roles: Roles::of(checkpoint, &model.config),
+        };
         let mut shards: BTreeMap<String, (Vec<Planned>, Vec<Unit>)> = BTreeMap::new();
-        let mut ignored = Vec::new();
+        let mut ignored = BTreeSet::new();
         for name in checkpoint.names() {
             let raw = checkpoint.require(name)?;
             let (tensors, units) = shards.entry(checkpoint.file_name(name)).or_default();
-            let prefix = name.strip_suffix(".weight").filter(|_| is_matrix(&raw));
-            match prefix {
-                Some(prefix) if options.selects(prefix) => {
+            match layer_of(name, &raw) {
+                Some(prefix) if source.selects(prefix, &raw)? => {
                     let scale = scale_of(checkpoint, prefix, &raw, options.group_size)?;
                     units.push(Unit::Layer(PlannedLayer {
                         prefix: prefix.into(),
@@ -66,7 +80,8 @@ impl ModelPlan {
                     }));
                 }
                 other => {
-                    ignored.extend(other.map(String::from));
+                    let left = other.or_else(|| stacked_experts(name, &raw));
+                    ignored.extend(left.map(String::from));
                     let tensor = add(tensors, name.into(), raw.dtype, raw.shape);
                     units.push(Unit::Copy { tensor });
                 }
@@ -78,10 +93,18 @@ impl ModelPlan {
             tensors,
             units,
         });
-        Ok(ModelPlan {
+        let plan = ModelPlan {
             shards: shards.collect(),
-            ignored,
-        })
+            ignored: ignored.into_iter().collect(),
+        };
+        match plan.layers() {
+            0 => Err(CheckpointError::file(
+                checkpoint.path(),
+                "no layer to quantise",
+                "a two-dimensional float tensor NAME.weight that is not left out",
+            )),
+            _ => Ok(plan),
+        }
     }
 
     /// Layers to quantise.
@@ -126,8 +149,32 @@ fn add(tensors: &mut Vec<Planned>, name: String, dtype: Dtype, shape: &[usize]) 
     tensors.len() - 1
 }
 
-fn is_matrix(raw: &RawTensor<'_>) -> bool {
-    raw.is_float() && matches!(raw.shape, [n, k] if *n > 0 && *k > 0)
+/// The layer whose weight is this tensor, if it is a matrix of floats.
+fn layer_of<'a>(name: &'a str, raw: &RawTensor<'_>) -> Option<&'a str> {
+    let matrix = is_any_float(raw) && matches!(raw.shape, [n, k] if *n > 0 && *k > 0);
+    name.strip_suffix(".weight").filter(|_| matrix)
+}
+
+impl Source<'_> {
+    /// Whether the layer is quantised; float64 is left as it is.
+    fn selects(&self, prefix: &str, raw: &RawTensor<'_>) -> Result<bool, CheckpointError> {
+        let special = self.options.recognise && self.roles.special(prefix).is_some();
+        if !raw.is_float() || special || !self.options.selects(prefix) {
+            return Ok(false);
+        }
+        // The one thing in the tensors that tells [K, N] from [N, K]: a bias has N elements.
+        let bias = self.checkpoint.raw(&format!("{prefix}.bias"));
+        match (bias.map(|bias| bias.shape), raw.shape) {
+            (Some([bias]), [n, k]) if bias == k && n != k => {
+                let name = format!("{prefix}.weight");
+                let found = format!("{} beside a bias of {bias}", raw.describe());
+                let expected =
+                    "[N, K] with a bias of N: transposed layers (Conv1D) are not quantised";
+                Err(self.checkpoint.wrong(&name, found, expected))
+            }
+            _ => Ok(true),
+        }
+    }
 }
 
 /// The scale tensor of a layer: one scale for each output, or for each output and group of inputs.
@@ -174,6 +221,7 @@ pub(super) fn fingerprint(
     Ok(json!({
         "imma": env!("CARGO_PKG_VERSION"), "files": files?, "include": names(&options.include),
         "exclude": names(&options.exclude), "calibration": format!("{:?}", options.calibration),
+        "recognise": options.recognise,
         "group_size": options.group_size,
     }))
 }

@@ -11,8 +11,9 @@
 
 use super::error::CheckpointError;
 use super::file::RawTensor;
+use super::float_model::FloatModel;
 use super::journal::Journal;
-use super::model_files::{claim, copy_others, pretty, updated};
+use super::model_files::{claim, updated, Others, PICTURE, TABLE};
 use super::model_plan::{fingerprint, ModelPlan, PlannedLayer, Shard, Unit};
 use super::options::{Progress, QuantizeOptions};
 use super::report::{LayerReport, ModelReport};
@@ -20,7 +21,7 @@ use super::rows::{self, Part};
 use super::source::INDEX;
 use super::writer::{refused, write_whole, PartFile};
 use super::Checkpoint;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -158,7 +159,7 @@ impl<'a> ModelWriter<'a> {
     }
 
     /// Writes what lies around the shards, config.json last: only then is the folder a model.
-    pub fn finish(self, config: Map<String, Value>) -> Result<ModelReport, CheckpointError> {
+    pub fn finish(self, model: &FloatModel) -> Result<ModelReport, CheckpointError> {
         if self.plan.shards.len() > 1 {
             write_whole(&self.output.join(INDEX), &self.plan.index())?;
         }
@@ -171,25 +172,35 @@ impl<'a> ModelWriter<'a> {
             continued: self.continued,
         };
         write_reports(self.output, &report)?;
-        let config = updated(config, &report.ignored, self.options.group_size);
-        write_whole(&self.output.join("config.json"), &pretty(&config))?;
+        let config = updated(model, &report.ignored, self.options.group_size);
+        let config = config.ok_or_else(|| {
+            let found = "config.json without an object";
+            CheckpointError::file(self.checkpoint.path(), found, "a model's config.json")
+        })?;
+        write_whole(&self.output.join("config.json"), config.as_bytes())?;
         self.journal.finish()?;
         Ok(report)
     }
 
     /// Copies the model's other files; answers those that are left out.
     fn copy_others(&self) -> Result<Vec<String>, CheckpointError> {
-        let taken: Vec<&str> = self.plan.shards.iter().map(|s| s.name.as_str()).collect();
-        let mut left_out = Vec::new();
         let input = self.checkpoint.path();
-        copy_others(input, self.output, &taken, true, &mut left_out)?;
-        Ok(left_out)
+        if !input.is_dir() {
+            return Ok(Vec::new());
+        }
+        let shards = self.plan.shards.iter().map(|s| s.name.as_str());
+        Others::copy(input, self.output, shards.collect())
     }
 }
 
 /// What happened to each layer, as a table and as a picture.
 fn write_reports(output: &Path, report: &ModelReport) -> Result<(), CheckpointError> {
-    let table = format!("# Quantised layers\n\n{}", report.table());
-    write_whole(&output.join("quantization.md"), table.as_bytes())?;
-    write_whole(&output.join("quantization.svg"), report.svg().as_bytes())
+    let mut table = format!("# Quantised layers\n\n{}", report.table());
+    if !report.ignored.is_empty() {
+        let names = report.ignored.iter().map(|name| format!("* {name}\n"));
+        table.push_str("\n# Layers left as floats\n\n");
+        table.extend(names);
+    }
+    write_whole(&output.join(TABLE), table.as_bytes())?;
+    write_whole(&output.join(PICTURE), report.svg().as_bytes())
 }

@@ -12,8 +12,13 @@ use std::path::Path;
 pub struct QuantizeOptions {
     /// Layers to quantise; all of them when empty.
     pub include: Vec<NamePattern>,
-    /// Layers to leave as they are. By default embeddings and heads: [`DEFAULT_EXCLUDE`](Self::DEFAULT_EXCLUDE).
+    /// Layers to leave as they are. By default embeddings, heads, routers and gates by their usual names:
+    /// [`DEFAULT_EXCLUDE`](Self::DEFAULT_EXCLUDE). Add to them by `push`.
     pub exclude: Vec<NamePattern>,
+    /// Also leave what is no layer to quantise by its shape and use, whatever its name: a matrix with a row for each
+    /// token of the vocabulary or each expert beside it, one with a single row, and `P.gate` unless another matrix of
+    /// its shape is beside it (then it is half of a gated layer). On by default.
+    pub recognise: bool,
     /// How the range of each output's weights is found.
     pub calibration: Calibration,
     /// How many neighbouring inputs share a scale: 32, 64 or 128; by default all inputs of an output.
@@ -21,19 +26,39 @@ pub struct QuantizeOptions {
 }
 
 impl QuantizeOptions {
-    /// Names of embeddings and heads in the usual models.
-    pub const DEFAULT_EXCLUDE: [&'static str; 11] = [
+    /// Names of embeddings, heads, routers and gates in the usual models.
+    pub const DEFAULT_EXCLUDE: [&'static str; 31] = [
         "*embed*",
         "*wte",
         "*wpe",
-        "*lm_head",
+        "emb",
+        "*.emb",
+        "*_emb",
+        "*codebook*",
         "shared",
+        "model.shared",
         "*relative_attention_bias",
-        "*embed_out",
+        "*lm_head",
+        "*mlm_head*",
+        "*classification_head*",
         "*classifier",
+        "head",
+        "*.head",
+        "heads.*",
+        "output",
+        "proj_out",
+        "qa_outputs",
         "score",
         "*.score",
         "cls.*",
+        "*router*",
+        "*expert_gate",
+        "*moe_gate",
+        "*.gate.wg",
+        "*.gate.gate",
+        "*.gating",
+        "*.gate_network",
+        "*.gates",
     ];
 
     /// Refuses options that no model can be quantised with; `input` is the model that errors name.
@@ -60,6 +85,7 @@ impl Default for QuantizeOptions {
         QuantizeOptions {
             include: Vec::new(),
             exclude: exclude.collect::<Result<_, _>>().expect("good patterns"),
+            recognise: true,
             calibration: Calibration::AbsMax,
             group_size: None,
         }

@@ -102,9 +102,9 @@ impl LayerReport {
 pub struct ModelReport {
     /// The quantised layers, by name.
     pub layers: Vec<LayerReport>,
-    /// Two-dimensional float weights that were left as they were.
+    /// Layers that were left as floats, by name: two-dimensional weights, and experts stacked into one tensor.
     pub ignored: Vec<String>,
-    /// Files of the model that were not copied: weights in other formats.
+    /// What lies in the model's folder and was not copied, with the reason: `model/pytorch_model.bin (weights)`.
     pub left_out: Vec<String>,
     /// Bytes of tensors read, and written.
     pub bytes: (u64, u64),

@@ -55,7 +55,7 @@ pub(super) enum Layer<'a> {
 impl Scheme {
     /// Reads `quantization_config` of a config.json.
     pub fn parse(path: &Path, text: &str) -> Result<Self, CheckpointError> {
-        let config: Value = serde_json::from_str(text).map_err(|e| {
+        let config: Value = super::python_json::parse(text).map_err(|e| {
             CheckpointError::file(path, format!("no JSON ({e})"), "a model's config.json")
         })?;
         let quantization = match config.get("quantization_config") {

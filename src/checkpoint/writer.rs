@@ -94,7 +94,19 @@ impl PartFile {
     /// Where the parts of `target` are kept.
     fn path(target: &Path) -> PathBuf {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
-        target.with_file_name(format!(".{name}.part"))
+        // A name that has no room for the ending is cut and numbered: the same in every run, for it to continue.
+        const LONGEST: usize = 240;
+        if name.len() <= LONGEST {
+            return target.with_file_name(format!(".{name}.part"));
+        }
+        let mut cut = LONGEST - 24;
+        while !name.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        let number = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        target.with_file_name(format!(".{}-{number:016x}.part", &name[..cut]))
     }
 
     /// Opens the part that an earlier run left, if it has the same layout, or starts a new one.

@@ -72,7 +72,7 @@ fn layers_become_int8_and_the_rest_is_copied() {
     let names: Vec<_> = report.layers.iter().map(|l| l.name.as_str()).collect();
     assert_eq!(names, ["down", "up"]);
     assert_eq!(report.ignored, ["embed", "lm_head"]);
-    assert!(report.left_out[0].ends_with("pytorch_model.bin"));
+    assert!(report.left_out[0].ends_with("pytorch_model.bin (weights)"));
     let held = files(&out);
     let want = [
         "config.json",
@@ -240,7 +240,7 @@ fn what_makes_no_sense_is_refused() {
         assert!(message.contains(part), "'{part}' is not in: {message}");
     };
     let out = dir.0.join("out");
-    refused(&data("ct_dynamic"), &out, "found a quantised model");
+    refused(&data("ct_dynamic"), &out, "quantised already");
     refused(&dir.0.join("gone"), &out, "no such file");
     refused(&model, &model, "the model's own folder");
     refused(&model, &model.join("inside"), "the model's own folder");

@@ -1,8 +1,9 @@
 //! `imma quantize` of a tensor; a folder is a model, see `quantize_model`.
 
 use crate::device::Device;
-use crate::{line, quantize_model, Failure};
-use imma::checkpoint::NamePattern;
+use crate::say::{self, Reports};
+use crate::{quantize_model, Failure};
+use imma::checkpoint::{NamePattern, QuantizeOptions};
 use imma::npy::{self, NpyArray};
 use imma::quant::{Calibration, Granularity, QuantizedTensor, Quantizer};
 #[cfg(not(feature = "cuda"))]
@@ -10,13 +11,13 @@ use imma::Element;
 use imma::{DType, Rounding};
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::{ArrayD, ArrayView, Dimension};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// A tensor (.npy: float16 or float32, one dimension or more), or a model's folder of safetensors.
+    /// A tensor (.npy: float16, bfloat16, float32 or float64, one dimension or more), or a model: a folder of safetensors, or a .safetensors file.
     x: PathBuf,
     /// Of a tensor: an .npz of `data` (int8), `scales` (float32) and, when asymmetric, `zero_points` (int32). Of a model:
     /// a folder, as compressed-tensors W8A8.
@@ -32,9 +33,12 @@ pub struct Args {
     /// Quantise only these layers: names, globs or re:REGEX; repeatable; models only.
     #[arg(long, value_name = "PATTERN")]
     include: Vec<NamePattern>,
-    /// Leave these layers alone, instead of embeddings and heads; repeatable; models only.
+    /// Leave these layers alone too, beside embeddings, heads, routers and gates; repeatable; models only.
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<NamePattern>,
+    /// Leave only the layers of --exclude alone: embeddings, heads, routers and gates are quantised like others; models only.
+    #[arg(long)]
+    no_default_excludes: bool,
     /// A zero point and a minimum and maximum of its own for each slice; tensors only.
     #[arg(long)]
     asymmetric: bool,
@@ -114,6 +118,13 @@ impl FromStr for Named<Calibration> {
     }
 }
 
+/// A folder, or a file of a checkpoint by its name.
+fn is_model(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let file = name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
+    path.is_dir() || file
+}
+
 pub fn run(args: Args) -> Result<(), Failure> {
     let refuse = |found: &str, of: &str| {
         let path = args.x.display();
@@ -121,7 +132,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
             "{path}: found {found}, expected it for {of} only"
         )))
     };
-    if args.x.is_dir() {
+    if is_model(&args.x) {
         let calibration = args.calibration.0;
         if let Device::Cuda(_) = args.device {
             return refuse("--device cuda", "a tensor");
@@ -139,20 +150,24 @@ pub fn run(args: Args) -> Result<(), Failure> {
                     Some(Named(Granularity::PerGroup { size })) => Some(*size),
                     _ => None,
                 };
-                let (include, exclude) = (&args.include, &args.exclude);
-                quantize_model::run(
-                    &args.x,
-                    &args.output,
-                    include,
-                    exclude,
-                    calibration,
-                    group_size,
-                )
+                let mut options = QuantizeOptions::default();
+                options.include = args.include;
+                options.calibration = calibration;
+                options.group_size = group_size;
+                if args.no_default_excludes {
+                    options.recognise = false;
+                    options.exclude.clear();
+                }
+                options.exclude.extend(args.exclude);
+                quantize_model::run(&args.x, &args.output, &options)
             }
         };
     }
-    if !args.include.is_empty() || !args.exclude.is_empty() {
-        return refuse("--include or --exclude", "a model's folder");
+    if !args.include.is_empty() || !args.exclude.is_empty() || args.no_default_excludes {
+        return refuse(
+            "--include, --exclude or --no-default-excludes",
+            "a model's folder",
+        );
     }
     let granularity = args.granularity.map_or_else(Default::default, |g| g.0);
     let quantizer = Quantizer::builder()
@@ -164,11 +179,16 @@ pub fn run(args: Args) -> Result<(), Failure> {
             None => Rounding::NearestEven,
         })
         .build()?;
-    match npy::read(&args.x)? {
+    let (x, note) = npy::read_with_note(&args.x)?;
+    if let Some(note) = note {
+        say::note(format!("{}: {note}", args.x.display()));
+    }
+    match x {
         NpyArray::F16(x) => quantize(&args, &quantizer, x.view(), DType::F16),
+        NpyArray::BF16(x) => quantize(&args, &quantizer, x.view(), DType::BF16),
         NpyArray::F32(x) => quantize(&args, &quantizer, x.view(), DType::F32),
         other => Err(Failure::new(format!(
-            "{}: found {}, expected float16 or float32",
+            "{}: found {}, expected float16, bfloat16, float32 or float64",
             args.x.display(),
             other.dtype()
         ))),
@@ -181,6 +201,12 @@ fn quantize<T: OnDevice, D: Dimension>(
     x: ArrayView<'_, T, D>,
     dtype: DType,
 ) -> Result<(), Failure> {
+    let elements = x.len() as u64;
+    imma::memory::check(
+        "quantize",
+        "the quantised tensor",
+        elements.saturating_mul(2),
+    )?;
     // Searches and sorts over large tensors take a while; drawn on a terminal only.
     let spinner = ProgressBar::new_spinner().with_style(ProgressStyle::default_spinner());
     spinner.set_message(format!("quantising {} elements", x.len()));
@@ -199,6 +225,7 @@ fn quantize<T: OnDevice, D: Dimension>(
             ArrayD::from_shape_vec(shape.clone(), z.to_vec()).map_err(|_| shaped("zero points"))?,
         ),
     };
+    let mut reports = Reports::about(&args.output);
     npy::write_npz(&args.output, |npz| {
         npz.add_array("data", quantized.data())?;
         npz.add_array("scales", &scales)?;
@@ -207,13 +234,18 @@ fn quantize<T: OnDevice, D: Dimension>(
             Some(z) => npz.add_array("zero_points", z),
         }
     })?;
-    line(format!(
+    reports.line(format!(
         "{:?} {} -> int8, scales {shape:?} -> {} on {place}",
         x.shape(),
         dtype,
         args.output.display()
     ));
-    line(format!("error against the floats: {}", quantized.error(x)?));
+    // The floats and what the integers stand for, side by side. The tensor is there with or without this line.
+    let error = imma::memory::check("compare", "the comparison", elements.saturating_mul(8));
+    reports.line(match error.and_then(|()| quantized.error(x)) {
+        Ok(error) => format!("error against the floats: {error}"),
+        Err(refused) => format!("error against the floats: not computed: {refused}"),
+    });
     Ok(())
 }
 

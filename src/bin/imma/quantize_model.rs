@@ -1,26 +1,12 @@
 //! `imma quantize` of a model's folder.
 
-use crate::{line, Failure};
-use imma::checkpoint::{quantize_model, NamePattern, Progress, QuantizeOptions};
-use imma::quant::Calibration;
+use crate::say::Reports;
+use crate::Failure;
+use imma::checkpoint::{quantize_model, Progress, QuantizeOptions};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use std::path::Path;
 
-pub fn run(
-    input: &Path,
-    output: &Path,
-    include: &[NamePattern],
-    exclude: &[NamePattern],
-    calibration: Calibration,
-    group_size: Option<usize>,
-) -> Result<(), Failure> {
-    let mut options = QuantizeOptions::default();
-    options.include = include.to_vec();
-    options.calibration = calibration;
-    options.group_size = group_size;
-    if !exclude.is_empty() {
-        options.exclude = exclude.to_vec();
-    }
+pub fn run(input: &Path, output: &Path, options: &QuantizeOptions) -> Result<(), Failure> {
     // Drawn on a terminal only.
     let style = "{bar:32} {bytes}/{total_bytes} {prefix} {wide_msg}";
     let style = ProgressStyle::with_template(style).expect("a good template");
@@ -31,18 +17,19 @@ pub fn run(
         bar.set_prefix(format!("layer {}/{}", p.layers.0, p.layers.1));
         bar.set_message(p.tensor.to_string());
     };
-    let report = quantize_model(input, output, &options, &mut tick);
+    let report = quantize_model(input, output, options, &mut tick);
     bar.finish_and_clear();
     let report = report?;
-    line(report.table().trim_end());
+    let mut reports = Reports::about(output);
+    reports.line(report.table().trim_end());
     for name in &report.left_out {
-        line(format!("not copied: {name}"));
+        reports.line(format!("not copied: {name}"));
     }
     if report.continued > 0 {
         let layers = report.continued;
-        line(format!("{layers} layers were done by an interrupted run"));
+        reports.line(format!("{layers} layers were done by an interrupted run"));
     }
-    line(format!(
+    reports.line(format!(
         "{} layers quantised, {} matrices left as they were; {} -> {} in {}",
         report.layers.len(),
         report.ignored.len(),
