@@ -20,7 +20,7 @@ const KINDS: &str = "int8, float16, bfloat16, float32 or float64";
 ///
 /// # Errors
 /// When the file is missing, is not a `.npy` file, is shorter or longer than its header says, does not fit into memory,
-/// or holds a type that the [module](self) does not list.
+/// or holds a type that the [module](crate::npy) does not list.
 pub fn read(path: impl AsRef<Path>) -> Result<NpyArray, NpyError> {
     read_with_note(path).map(|(array, _)| array)
 }
