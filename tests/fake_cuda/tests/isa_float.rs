@@ -541,3 +541,57 @@ fn nan_becomes_the_canonical_nan() {
         assert_eq!(unary(&body, &nan), [0x7fff; 3], "{ty}");
     }
 }
+
+#[test]
+fn nan_as_an_integer() {
+    // PTX ISA, cvt: 0 where source and result have 32 bits or fewer, else 1 << (width - 1).
+    let nan = [0x7fc0_0001u32, 0xffff_ffff, 0x7f80_0001];
+    for ty in ["s8", "u8", "s16", "u16", "s32", "u32"] {
+        assert_eq!(
+            unary(&format!("cvt.rzi.{ty}.f32 %a, %a;"), &nan),
+            [0; 3],
+            "{ty}"
+        );
+    }
+    for from in ["f32", "f64"] {
+        let widen = match from {
+            "f32" => "mov.b32 %w, %a;",
+            _ => "mov.b64 %w, {%a, %a};",
+        };
+        let ty = if from == "f32" { "b32" } else { "b64" };
+        for to in ["s64", "u64"] {
+            // Both halves of the result in one word: the upper, with whatever the lower has.
+            let body = format!(
+                ".reg .{ty} %w; .reg .b64 %l; .reg .b32 %lo, %hi; {widen} cvt.rzi.{to}.{from} %l, %w;\n\
+                 mov.b64 {{%lo, %hi}}, %l; or.b32 %a, %lo, %hi;"
+            );
+            assert_eq!(
+                unary(&body, &[0x7ff8_0000, 0xffff_ffff]),
+                [1 << 31; 2],
+                "{to} {from}"
+            );
+        }
+    }
+    for to in ["s32", "u32"] {
+        let body = format!(".reg .b64 %w; mov.b64 %w, {{%a, %a}}; cvt.rzi.{to}.f64 %a, %w;");
+        assert_eq!(
+            unary(&body, &[0x7ff8_0000, 0xffff_ffff]),
+            [1 << 31; 2],
+            "{to} f64"
+        );
+    }
+}
+
+#[test]
+fn bf16_keeps_what_a_nan_carries() {
+    // Widened it is a shift: the same NaN, quiet or signalling, and either sign.
+    let body = ".reg .b16 %h; cvt.u16.u32 %h, %a; cvt.f32.bf16 %a, %h;";
+    let values = [0x7fc1u32, 0xffff, 0x7f81, 0x7f80, 0x8001, 0x3f80];
+    assert_eq!(unary(body, &values), values.map(|v| v << 16));
+}
+
+#[test]
+fn errors_planted_in_conversions_are_found() {
+    common::must_fail("nan-is-zero", "nan_as_an_integer");
+    common::must_fail("bf16-nan-canonical", "bf16_keeps_what_a_nan_carries");
+}

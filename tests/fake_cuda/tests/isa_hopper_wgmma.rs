@@ -326,3 +326,13 @@ fn registers_move_between_warpgroups() {
         "{up}"
     );
 }
+
+#[test]
+fn errors_planted_in_descriptors_are_found() {
+    // Not from what TMA wrote, whose swizzle would be wrong alike: from plain stores at addresses of the test's own.
+    for error in ["no-swizzle", "wrong-swizzle-bits"] {
+        common::must_fail(error, "swizzled_rows_at_every_step_along_k");
+    }
+    common::must_fail("offsets-swapped", "core_matrices_without_a_swizzle");
+    common::must_fail("no-satfinite", "types_accumulation_and_saturation");
+}

@@ -54,7 +54,12 @@ fn check_mma(k: usize, at: &str, bt: &str, satfinite: bool) {
     let (a, b) = (noise(3, 16 * k), noise(4, k * 8));
     let c: Vec<i32> = noise(5, 128)
         .iter()
-        .map(|v| i32::from(*v) * if satfinite { 8_421_504 } else { 1000 })
+        .map(|&v| match (satfinite, v % 2 == 0) {
+            // So near to an end that most products pass it: at either, for products of either sign.
+            (true, true) => i32::MAX - i32::from(v),
+            (true, false) => i32::MIN + i32::from(v),
+            (false, _) => i32::from(v) * 1000,
+        })
         .collect();
     // Each lane's fragments, one after the other: A, B, C.
     let mut input = Vec::new();
@@ -103,6 +108,7 @@ fn check_mma(k: usize, at: &str, bt: &str, satfinite: bool) {
         body += &format!("st.global.u32 [%o+{}], %c{i};\n", 128 * i);
     }
     let got = run(&body, 32, 4, &input);
+    let mut clamped = 0;
     let value = |v: u8, ty: &str| {
         if ty == "s8" {
             i64::from(v as i8)
@@ -117,6 +123,7 @@ fn check_mma(k: usize, at: &str, bt: &str, satfinite: bool) {
                 .map(|j| value(a[row * k + j], at) * value(b[col * k + j], bt))
                 .sum();
             let sum = dot + i64::from(c[row * 8 + col]);
+            clamped += usize::from(i32::try_from(sum).is_err());
             let want = if satfinite {
                 sum.clamp(i32::MIN.into(), i32::MAX.into())
             } else {
@@ -129,6 +136,7 @@ fn check_mma(k: usize, at: &str, bt: &str, satfinite: bool) {
             );
         }
     }
+    assert_eq!(clamped >= 16, satfinite, "{clamped} of 128 sums leave i32");
 }
 
 #[test]
@@ -446,4 +454,9 @@ fn one_seed_is_one_schedule() {
     };
     assert_eq!(order(5), order(5));
     assert!((0..8).any(|seed| order(seed) != order(5)));
+}
+
+#[test]
+fn an_ignored_satfinite_is_found() {
+    common::must_fail("no-satfinite", "mma_fragments");
 }

@@ -1,13 +1,17 @@
 //! Planted faults: the checker must find each, and tell how it comes about.
 use ring_model::config::{Config, Fault};
 use ring_model::model::{Wrong, LEFT_AS_FOUND, NOTHING_WRONG, NO_DEADLOCK};
-use stateright::{Checker, Model};
+use stateright::{Checker, HasDiscoveries, Model};
 
 /// The shortest way to a state that breaks a property, step by step; what it breaks, and what went wrong there.
 fn find(config: Config) -> (&'static str, Option<Wrong>) {
     let name = format!("{config:?}");
     // One thread: the same trace every time.
-    let checker = config.checker().spawn_bfs().join();
+    let checker = config
+        .checker()
+        .finish_when(HasDiscoveries::AnyFailures)
+        .spawn_bfs()
+        .join();
     let found = [NOTHING_WRONG, NO_DEADLOCK, LEFT_AS_FOUND]
         .into_iter()
         .find_map(|property| Some((property, checker.discovery(property)?)));

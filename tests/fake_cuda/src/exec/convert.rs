@@ -1,5 +1,6 @@
 //! `cvt`: one value from one type to another.
 use super::float::{canonical, flush, narrow, narrow16, widen16};
+use super::planted::{planted, Planted};
 use crate::ptx::ir::{Cvt, Round, Ty};
 
 /// A value on its way: integers stay integers.
@@ -44,10 +45,16 @@ fn int_range(ty: Ty) -> (i128, i128) {
     }
 }
 
-/// Float to integer: NaN gives 0, values outside clamp to the range.
+/// Float to integer: values outside clamp to the range. A NaN gives 0 where source and result have 32 bits or fewer, else
+/// the result's highest bit alone (PTX ISA, `cvt`, integer notes).
 fn float_to_int(c: Cvt, v: f64) -> u64 {
     if v.is_nan() {
-        return 0;
+        let wide = !planted(Planted::NanIsZero) && (c.from == Ty::F64 || c.to.bits() == 64);
+        return if wide {
+            cut(c.to, 1 << (c.to.bits() - 1))
+        } else {
+            0
+        };
     }
     let (low, high) = int_range(c.to);
     let v = to_integer(v, c.round);
@@ -111,6 +118,11 @@ fn write_float(c: Cvt, v: f64) -> u64 {
 
 /// Converts the low bits of `bits`.
 pub fn cvt(c: Cvt, bits: u64) -> u64 {
+    let carried = !planted(Planted::Bf16NanCanonical);
+    if carried && c.from == Ty::Bf16 && c.to == Ty::F32 && !c.sat && !c.relu && !c.integer {
+        // The same value in a wider format: ptxas makes a shift of it, which keeps what a NaN carries.
+        return (bits & 0xffff) << 16;
+    }
     match (read(c.from, bits, c.ftz), c.to.is_float()) {
         (Value::Int(v), false) => match c.sat {
             true => {

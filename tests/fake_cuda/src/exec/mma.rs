@@ -10,6 +10,7 @@
 //! m16n8k16   A  a0, a1 as above              B  b0 as above                  C  as above
 //! m8n8k16    A  a0: row g                    B  b0                           C  c0, c1
 //! ```
+use super::planted::{planted, Planted};
 use super::regs::Lanes;
 use crate::ptx::ir::MmaShape;
 
@@ -49,7 +50,7 @@ pub fn mma(s: MmaShape, a: &[Lanes<u32>], b: &[Lanes<u32>], c: &mut [Lanes<u32>]
         for (lane, sum) in sums.iter_mut().enumerate() {
             let (row, column) = (lane / 4 + 8 * (r / 2), 2 * (lane % 4) + r % 2);
             let dot = dot(&a[row % 16], &b[column]);
-            *sum = match s.satfinite {
+            *sum = match s.satfinite && !planted(Planted::NoSatfinite) {
                 true => (*sum as i32).saturating_add(dot) as u32,
                 false => sum.wrapping_add(dot as u32),
             };

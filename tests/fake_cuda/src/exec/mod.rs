@@ -13,6 +13,7 @@ mod hopper;
 mod int;
 mod mbarrier;
 mod mma;
+mod planted;
 mod regs;
 mod rendezvous;
 mod select;

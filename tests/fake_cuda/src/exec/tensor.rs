@@ -1,4 +1,5 @@
 //! Boxes of a tensor: which bytes of global memory lie where in shared memory.
+use super::planted::{planted, Planted};
 use crate::tensor_map::{element_bytes, TensorMap};
 
 /// A row of a box that lies inside the tensor, at least in part.
@@ -74,5 +75,13 @@ pub(super) fn runs(map: &TensorMap, at: &[i64]) -> Box {
 /// at a shared address: the 16-byte chunk's number within the span, exclusive-or the number of the 128-byte line.
 pub(super) fn swizzle(mode: u8, addr: u64) -> u64 {
     let lines = (1 << mode) - 1;
-    addr ^ ((addr >> 7 & lines) << 4)
+    if planted(Planted::NoSwizzle) {
+        return addr;
+    }
+    let line = if planted(Planted::WrongSwizzleBits) {
+        8
+    } else {
+        7
+    };
+    addr ^ ((addr >> line & lines) << 4)
 }

@@ -9,6 +9,7 @@
 //! chunks change places by the address bits that TMA uses.
 use super::access::shared_fault;
 use super::cluster::{stop, Cluster, Step};
+use super::planted::{planted, Planted};
 use super::regs::{Lanes, FULL};
 use super::tensor::swizzle;
 use super::warp::Warp;
@@ -45,10 +46,14 @@ impl Matrix {
             ));
         }
         let field = |at: u32| (bits >> at & 0x3fff) << 4;
+        let (leading, stride) = match planted(Planted::OffsetsSwapped) {
+            true => (field(32), field(16)),
+            false => (field(16), field(32)),
+        };
         let m = Matrix {
             start: field(0),
-            leading: field(16),
-            stride: field(32),
+            leading,
+            stride,
             swizzle: [0, 3, 2, 1][(bits >> 62) as usize],
         };
         if bits >> 49 & 7 != 0 {
@@ -204,7 +209,7 @@ impl Cluster<'_> {
                 let (g, t) = (lane / 4, lane % 4);
                 let dot = dot(&a[g + 8 * (i / 2 % 2)], &b[8 * (i / 4) + 2 * t + i % 2]);
                 let old = old[lane] as i32;
-                (if shape.satfinite {
+                (if shape.satfinite && !planted(Planted::NoSatfinite) {
                     old.saturating_add(dot)
                 } else {
                     old.wrapping_add(dot)

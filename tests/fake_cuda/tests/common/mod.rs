@@ -166,3 +166,27 @@ pub fn fault(body: &str, threads: u32, input: &[u32]) -> Fault {
         Ok(_) => panic!("the kernel ended without a fault"),
     }
 }
+
+/// Runs one test of this binary in a process of its own with an error planted in the emulator: it must fail, and must
+/// not without.
+pub fn must_fail(error: &str, test: &str) {
+    let run = |error: Option<&str>| {
+        let mut command = std::process::Command::new(std::env::current_exe().expect("this binary"));
+        command
+            .args(["--exact", test])
+            .env_remove("IMMA_FAKE_PLANTED");
+        if let Some(error) = error {
+            command.env("IMMA_FAKE_PLANTED", error);
+        }
+        let out = command.output().expect("the test's process");
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(text.contains("running 1 test"), "no test '{test}'");
+        assert!(
+            !String::from_utf8_lossy(&out.stderr).contains("no such error"),
+            "{error:?}"
+        );
+        out.status.success()
+    };
+    assert!(run(None), "{test} fails without a planted error");
+    assert!(!run(Some(error)), "{test} passes with '{error}' planted");
+}
