@@ -84,10 +84,11 @@ fn a_stage_given_away_too_early() {
         wrong(block(false, Fault::NoEmptyWait)),
         Some(Wrong::Overwritten)
     );
-    assert_eq!(
+    // The producer comes round too early: to a stage that the peer still reads, or to one whose phase is not over.
+    assert!(matches!(
         wrong(cluster(Fault::EmptyCountsOneBlock)),
-        Some(Wrong::Overwritten)
-    );
+        Some(Wrong::Overwritten | Wrong::TooManyArrivals)
+    ));
 }
 
 #[test]
