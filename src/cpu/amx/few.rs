@@ -148,7 +148,7 @@ mod vnni {
             panels: [*const u8; 2],
             acc: &mut [i32],
         ) {
-            assert!(m >= 1 && m <= FEW && acc.len() >= m * WIDTH);
+            assert!((1..=FEW).contains(&m) && acc.len() >= m * WIDTH);
             let acc = acc.as_mut_ptr();
             // SAFETY: the features are there (`self`), the steps too (the caller's), and `acc` was seen to hold m rows.
             unsafe {
