@@ -5,8 +5,8 @@
 
 use crate::error::{Error, Result};
 
-/// Fewer bytes are taken without asking, which takes a tenth of a millisecond: the pages of so many take a hundred times that.
-const ASKED: u64 = 64 << 20;
+/// Fewer bytes are taken without asking.
+const ASKED: u64 = 1 << 20;
 
 /// Bytes that can still be had, as far as the system says.
 pub fn free() -> Option<u64> {
