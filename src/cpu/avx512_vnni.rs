@@ -9,6 +9,7 @@
 //! several groups run in accumulators of their own, summed at the end (exact in wrapping int32).
 
 use super::leaf::{check_tile, Layout, Leaf, Trailing};
+use super::prefetch;
 use core::arch::x86_64::*;
 
 /// Unsigned bytes (plus 128), four k a group, 32 columns a panel.
@@ -150,10 +151,10 @@ fn prefetch_write(trailing: Trailing, row: usize) {
     let (_, to, bytes) = trailing.row(row);
     let mut at = 0;
     while at < bytes {
-        prefetch_line(to.wrapping_add(at));
+        prefetch::to_write(to.wrapping_add(at));
         at += 64;
     }
-    prefetch_line(to.wrapping_add(bytes - 1));
+    prefetch::to_write(to.wrapping_add(bytes - 1));
 }
 
 /// Copies one row of at most 128 bytes.
@@ -182,14 +183,6 @@ unsafe fn copy_row(trailing: Trailing, row: usize) {
                 at += 64;
             }
         }
-    }
-}
-
-#[inline(always)]
-fn prefetch_line(address: *const u8) {
-    // SAFETY: a hint; it reads and writes nothing and faults on no address. Every CPU with AVX-512 has it.
-    unsafe {
-        core::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
     }
 }
 

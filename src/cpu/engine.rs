@@ -4,7 +4,7 @@
 //! Packing, the division among threads and the epilogue are written once for all of them.
 
 use super::leaf::{Layout, Leaf, Trailing, ACC};
-use super::lhs::LhsBlock;
+use super::lhs::{LhsBlock, LhsPanel};
 use super::peak;
 use super::store::{finish_tile, OutMatrix, Output};
 use crate::epilogue::Resolved;
@@ -93,6 +93,37 @@ unsafe fn in_registers<L: Leaf, O: Output>(
     place: Place<'_, '_, O>,
 ) {
     let Layout { nr, kr, .. } = <L as Leaf>::LAYOUT;
+    let panel_bytes = block.groups() * nr * kr;
+    // SAFETY: the caller's.
+    unsafe {
+        one_by_one(
+            leaf,
+            nr,
+            block,
+            place,
+            #[inline(always)]
+            |p, panel, acc, trailing| {
+                let weights = &weights[p * panel_bytes..][..panel_bytes];
+                let (m, groups) = (panel.m, block.groups());
+                leaf.tile(m, groups, panel.words, weights, panel.init, acc, trailing);
+            },
+        );
+    }
+}
+
+/// The tiles of a block, NR columns by a panel of rows each, finished one after the other: `sums(p, panel, acc, trailing)`
+/// computes `[m, NR]` sums of the p-th NR columns, and copies what trails.
+///
+/// # Safety
+/// No other thread reads or writes these rows and columns of the output at the same time.
+#[inline(always)]
+pub(super) unsafe fn one_by_one<L: Leaf, O: Output>(
+    leaf: L,
+    nr: usize,
+    block: &LhsBlock,
+    place: Place<'_, '_, O>,
+    mut sums: impl FnMut(usize, &LhsPanel<'_>, &mut [i32], Trailing),
+) {
     let Place {
         row0,
         col0,
@@ -100,27 +131,17 @@ unsafe fn in_registers<L: Leaf, O: Output>(
         resolved,
         out,
     } = place;
-    let panel_bytes = block.groups() * nr * kr;
     // Two tiles of sums in turn: where the sums are the output, one trails while the next is computed.
-    let mut sums = [[0i32; ACC]; 2];
+    let mut tiles = [[0i32; ACC]; 2];
     let mut turn = 0;
     let mut finished = [O::default(); ACC];
     let mut trailing = Trailing::NONE;
     for p in 0..cols.div_ceil(nr) {
-        let weights = &weights[p * panel_bytes..][..panel_bytes];
         let (col, width) = (col0 + p * nr, nr.min(cols - p * nr));
         for panel in block.panels() {
-            let acc = &mut sums[turn][..panel.m * nr];
+            let acc = &mut tiles[turn][..panel.m * nr];
             turn ^= 1;
-            leaf.tile(
-                panel.m,
-                block.groups(),
-                panel.words,
-                weights,
-                panel.init,
-                acc,
-                trailing,
-            );
+            sums(p, &panel, acc, trailing);
             let row = row0 + panel.row;
             let from = finish_tile(
                 leaf,

@@ -3,26 +3,41 @@
 /// Asks for the cache line of an address, into the first level.
 #[inline(always)]
 pub(crate) fn first_level(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint, which faults on no address; SSE is part of the architecture.
-    unsafe {
-        use core::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
-        _mm_prefetch::<_MM_HINT_T0>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
+    ask::<true>(at);
 }
 
 /// Asks for the cache line of an address, into the second level.
 #[inline(always)]
 pub(crate) fn second_level(at: *const u8) {
+    ask::<false>(at);
+}
+
+#[inline(always)]
+fn ask<const FIRST: bool>(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, which faults on no address; SSE is part of the architecture.
     unsafe {
-        use core::arch::x86_64::{_mm_prefetch, _MM_HINT_T1};
-        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+        use core::arch::x86_64::{_mm_prefetch, _MM_HINT_T0, _MM_HINT_T1};
+        if FIRST {
+            _mm_prefetch::<_MM_HINT_T0>(at.cast());
+        } else {
+            _mm_prefetch::<_MM_HINT_T1>(at.cast());
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Asks for a cache line that will be written.
+#[inline(always)]
+pub(crate) fn to_write(at: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: a hint, which reads and writes nothing and faults on no address. CPUs of the architecture that don't know it
+    // do nothing.
+    unsafe {
+        core::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = at;
 }
 

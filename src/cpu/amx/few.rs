@@ -8,10 +8,10 @@
 //!            activations, a strip    [r0 k0..63][r1 k0..63]..       four k of a row, for all columns
 //! ```
 
-use crate::cpu::engine::Place;
-use crate::cpu::leaf::{Leaf, Trailing, ACC, STRIP_BYTES, STRIP_ROWS};
+use crate::cpu::engine::{one_by_one, Place};
+use crate::cpu::leaf::{Leaf, STRIP_BYTES, STRIP_ROWS};
 use crate::cpu::lhs::LhsBlock;
-use crate::cpu::store::{finish_tile, Output};
+use crate::cpu::store::Output;
 
 /// Most rows. On Emerald Rapids, weights in memory: 1 and 2 rows took vectors 0.88 of the tiles' time, 4 and 8 the same.
 pub(crate) const FEW: usize = 3;
@@ -48,59 +48,22 @@ pub(crate) unsafe fn run<L: FewRows, O: Output>(
     place: Place<'_, '_, O>,
 ) {
     let steps = block.groups() / 16;
-    let Place {
-        row0,
-        col0,
-        cols,
-        resolved,
-        out,
-    } = place;
     assert!(block.rows() <= FEW);
-    assert!(weights.len() >= cols.div_ceil(16) * steps * STEP);
-    // Two sets of sums in turn: one is copied out while the next is computed.
-    let mut sums = [[0i32; FEW * WIDTH]; 2];
-    let mut finished = [O::default(); ACC];
-    for panel in block.panels() {
-        assert!(size_of_val(panel.words) >= steps * STEP);
-        for (turn, first) in (0..cols).step_by(WIDTH).enumerate() {
-            let width = WIDTH.min(cols - first);
-            let start = weights.as_ptr().wrapping_add(first / 16 * steps * STEP);
-            // A last panel alone is multiplied twice.
-            let second = if width > 16 { steps * STEP } else { 0 };
-            let acc = &mut sums[turn % 2][..panel.m * WIDTH];
-            // SAFETY: asserted above: strips are whole, and so are panels.
-            unsafe {
-                leaf.few_rows(
-                    panel.m,
-                    steps,
-                    panel.words.as_ptr().cast(),
-                    [start, start.wrapping_add(second)],
-                    acc,
-                );
-            }
-            let (row, col) = (row0 + panel.row, col0 + first);
-            let from = finish_tile(
-                leaf,
-                WIDTH,
-                resolved,
-                &panel,
-                row,
-                col,
-                width,
-                acc,
-                &mut finished,
-            );
-            // SAFETY: `from` is read before it is written again, and the elements lie in the rows and columns that the
-            // caller vouches for.
-            let trailing: Trailing = unsafe {
-                let cols = (resolved.halved(col), resolved.halved(width));
-                out.trailing(from, WIDTH, (row, panel.m), cols)
-            };
+    let panels = place.cols.div_ceil(16);
+    assert!(weights.len() >= panels * steps * STEP);
+    // SAFETY: the output is the caller's to vouch for. Strips and panels are whole, and as many as is asserted.
+    unsafe {
+        one_by_one(leaf, WIDTH, block, place, |p, panel, acc, trailing| {
             leaf.vectorize(
                 #[inline(always)]
                 || trailing.copy(),
             );
-        }
+            assert!(size_of_val(panel.words) >= steps * STEP);
+            // A last panel alone is multiplied twice.
+            let pair = [2 * p, (2 * p + 1).min(panels - 1)];
+            let pair = pair.map(|panel| weights.as_ptr().wrapping_add(panel * steps * STEP));
+            leaf.few_rows(panel.m, steps, panel.words.as_ptr().cast(), pair, acc);
+        });
     }
 }
 

@@ -8,8 +8,8 @@
 //!
 //! K is padded with zeros to whole steps. The weights' order is that of dot products of four k with 16 columns a panel.
 //!
-//! `few` multiplies up to three rows by vectors, over the same panels. `tiles` are the instructions, `emulated` the same in plain Rust, `product` the loops over either, `status` says whether
-//! this process may use them.
+//! `tiles` are the instructions, `emulated` the same in plain Rust, `product` the loops over either, `status` says whether
+//! this process may use them. `few` multiplies up to three rows by vectors instead, over the same panels.
 
 mod emulated;
 mod few;

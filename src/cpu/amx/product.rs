@@ -500,9 +500,9 @@ impl<T: Tiles, O: Output> State<'_, '_, T, O> {
         let to = self.to(half, first, rows, core::ptr::null());
         for row in 0..rows {
             let (_, at, bytes) = to.row(row);
-            self.tiles.prefetch_write(at);
+            prefetch::to_write(at);
             if bytes > 64 {
-                self.tiles.prefetch_write(at.wrapping_add(64));
+                prefetch::to_write(at.wrapping_add(64));
             }
         }
     }

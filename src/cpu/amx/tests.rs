@@ -196,7 +196,7 @@ fn shapes_that_do_not_fit_are_an_error() {
     t.dot::<0, 4, 6>();
 }
 
-/// Few rows by vectors and by tiles: the same sums as by the definition, extremes and a last panel alone among them.
+/// Few rows, by vectors and in plain Rust: the sums of the definition, extremes among them.
 #[test]
 fn few_rows_are_summed_alike() {
     use super::few::{FewRows, FEW, WIDTH};

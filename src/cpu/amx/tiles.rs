@@ -87,12 +87,6 @@ pub(crate) trait Tiles: Sized {
     /// `tdpbssd`: C plus A times B. The shapes must fit: C's rows are A's, C's bytes a row B's, and A has four bytes for
     /// each row of B.
     fn dot<const C: usize, const A: usize, const B: usize>(&mut self);
-
-    /// Asks for a cache line that will be written. A hint.
-    #[inline(always)]
-    fn prefetch_write(&self, at: *const u8) {
-        let _ = at;
-    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -173,14 +167,6 @@ mod hardware {
                 asm!("tdpbssd tmm{}, tmm{}, tmm{}", const C, const A, const B,
                     options(nostack, nomem, preserves_flags));
             }
-        }
-
-        #[inline(always)]
-        fn prefetch_write(&self, at: *const u8) {
-            // SAFETY: it reads and writes nothing and faults on no address; every CPU with AMX has it.
-            unsafe {
-                asm!("prefetchw [{}]", in(reg) at, options(nostack, readonly, preserves_flags))
-            };
         }
     }
 
