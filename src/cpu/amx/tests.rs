@@ -200,6 +200,7 @@ fn shapes_that_do_not_fit_are_an_error() {
 #[test]
 fn few_rows_are_summed_alike() {
     use super::few::{FewRows, FEW, WIDTH};
+    #[cfg(target_arch = "x86_64")]
     use crate::cpu::leaf::Leaf;
     use crate::cpu::portable::Portable;
 
