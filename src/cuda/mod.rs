@@ -30,12 +30,13 @@ pub use layers::{
     matmul_true_int8, q_matmul_int8, quant_int8, quantize, DeviceLinear, DeviceWeights, WeightOrder,
 };
 pub use product::{
-    Algorithm, CacheKey, ChoiceCache, DeviceLhs, Input, Instance, Operands, Plan, Problem,
-    WeightsView,
+    tune, Algorithm, CacheKey, ChoiceCache, DeviceLhs, Input, Instance, Measured, Operands, Plan,
+    Prediction, Problem, Tuning, TuningProgress, WeightsView,
 };
 pub use runtime::{
-    device_status, images, status, Device, DeviceElement, DeviceFloats, DeviceOutput, DeviceVector,
-    FloatBuffer, Image, Matrix, OutputElement, Properties, Status,
+    device_status, images, status, time_graph, time_launches, Device, DeviceElement, DeviceFloats,
+    DeviceOutput, DeviceVector, FloatBuffer, Image, Int8Rates, Matrix, OutputElement, Properties,
+    RunTime, Sampling, Status,
 };
 
 /// What a launch asks of its types, for the tests of what must not compile.

@@ -891,12 +891,75 @@ fn tuned_choices_are_remembered() {
     let fresh = || Device::with_context(device().context()).unwrap();
     let again = tuned(&fresh()).unwrap();
     assert!(again.to_string().contains("measured earlier"), "{again}");
-    std::fs::write(&path, "imma choices 1\nkey some").unwrap();
+    // What was timed on an idle stream is measured again.
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("choices 4", "choices 3")).unwrap();
     let anew = tuned(&fresh()).unwrap();
     assert!(anew.to_string().contains("measured: "), "{anew}");
     let (cache, warning) = ChoiceCache::load(&path, device().properties());
     assert_eq!((cache.len(), warning), (1, None));
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// Every candidate is measured once, in a context that tracks events too, and a second tuning goes on where one ended.
+#[test]
+fn tuning_measures_every_candidate_and_goes_on() {
+    let folder = std::env::temp_dir().join(format!("imma-tuning-{}", std::process::id()));
+    let path = folder.join("choices.txt");
+    let variables = [("IMMA_CHOICES", path.to_str().unwrap())];
+    let name = "device::tuning_measures_every_candidate_and_goes_on";
+    if !support::alone(name, &variables) {
+        return;
+    }
+    let path = PathBuf::from(std::env::var_os("IMMA_CHOICES").unwrap());
+    let device = device();
+    // SAFETY: nothing was allocated here yet.
+    unsafe { device.context().enable_event_tracking() };
+    let problem = Problem::floats(2, 16, 256, DType::BF16, DType::BF16).with_bias(DType::F32);
+    let mut seen = Vec::new();
+    let tuning = gpu::tune(device, &problem, &mut |p| {
+        seen.push((p.instance, p.done, p.of))
+    });
+    let tuning = tuning.unwrap();
+    let measured: Vec<_> = tuning.all.iter().map(|(instance, _)| *instance).collect();
+    let said: Vec<_> = seen.iter().map(|(instance, ..)| *instance).collect();
+    assert_eq!(measured, said);
+    assert!(seen
+        .iter()
+        .enumerate()
+        .all(|(i, s)| s.1 == i && s.2 == seen.len()));
+    // Each tile that this device has for such operands, and the library's candidates.
+    for algorithm in algorithms(&problem) {
+        let plan = Plan::new(device, problem.clone(), algorithm).unwrap();
+        let whole = !plan.instance().to_string().contains('/');
+        let known = measured.contains(&plan.instance());
+        assert!(known || !whole || plan.kernel().contains("_any"), "{plan}");
+    }
+    for (i, instance) in measured.iter().enumerate() {
+        assert!(!measured[..i].contains(instance), "{instance} twice");
+    }
+    let least = tuning
+        .all
+        .iter()
+        .map(|(_, us)| *us)
+        .fold(f64::MAX, f64::min);
+    assert_eq!(tuning.best.microseconds, least);
+    assert!(least > 0.0 && tuning.best.heuristic >= least);
+    let heuristic = Plan::new(device, problem.clone(), Algorithm::Heuristic).unwrap();
+    assert_eq!(tuning.all[0].0, heuristic.instance());
+    // The file has it: an autotuned plan of another device, and another tuning, measure nothing.
+    let fresh = Device::with_context(device.context()).unwrap();
+    let again = gpu::tune(&fresh, &problem, &mut |p| panic!("measures {p:?}")).unwrap();
+    assert_eq!((again.best, again.all.len()), (tuning.best, 0));
+    let plan = Plan::new(&fresh, problem.clone(), Algorithm::Autotuned).unwrap();
+    assert!(plan.to_string().contains("measured earlier"), "{plan}");
+    assert_eq!(plan.instance(), tuning.best.instance);
+    let nothing = Problem::floats(0, 16, 256, DType::BF16, DType::BF16);
+    let error = gpu::tune(device, &nothing, &mut |_| {})
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("[0, 16] result"), "{error}");
+    std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
 }
 
 #[test]

@@ -716,6 +716,8 @@ fn the_device_computes_what_the_cpu_does() {
         }
         assert!(files[0] == files[1], "{how:?}");
     }
+    let said = run(&["info"]);
+    assert!(said.contains("TOPS by the datasheet, by wgmma"), "{said}");
     let bench = [
         "bench",
         "gemm",
@@ -816,4 +818,40 @@ fn quantize_takes_a_models_folder() {
         &imma(&[&["quantize"], &paths[..]].concat()),
         &["for a model's folder only"],
     );
+}
+
+/// A checkpoint's layers are measured on the emulated driver, once: a second run reads what the first kept.
+#[cfg(feature = "cuda")]
+#[test]
+fn tuning_a_checkpoint_goes_on_where_it_stopped() {
+    let driver = fake_cuda::install::folder().unwrap();
+    let dir = Folder::new("tune");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoints/floats");
+    let tune = |more: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_imma"))
+            .arg("tune")
+            .arg(&model)
+            .args(more)
+            .env("LD_LIBRARY_PATH", &driver)
+            .env("IMMA_CHOICES", dir.path("choices.txt"))
+            .output()
+            .unwrap()
+    };
+    let first = ok(tune(&["--m", "1"]));
+    let last = first.lines().rev().nth(1).unwrap();
+    assert!(last.contains("(0 measured earlier)"), "{first}");
+    assert!(first.contains("best of "), "{first}");
+    let kept = std::fs::read_to_string(dir.path("choices.txt")).unwrap();
+    assert!(kept.starts_with("imma choices 4\n"), "{kept}");
+    // One line a product, one for all, one for the file; two lines head the file.
+    let products = first.lines().count() - 2;
+    assert_eq!(kept.lines().count(), products + 2, "{kept}");
+    let second = ok(tune(&["--m", "1"]));
+    let all = format!("{products} products ({products} measured earlier)");
+    assert!(
+        second.contains(&all) && !second.contains("best of"),
+        "{second}"
+    );
+    refused(&tune(&["--m", "0"]), &["--m has 0"]);
+    refused(&tune(&["--device", "cpu"]), &["--device is cpu"]);
 }

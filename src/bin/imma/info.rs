@@ -51,12 +51,40 @@ pub fn run(args: Args) -> Result<(), Failure> {
     say::result(format!("amx           {}", Cpu::amx()))?;
     say::result(format!("threads       {}", cpu.threads()))?;
     say::result(format!("cuda          {}", cuda_status()))?;
+    #[cfg(feature = "cuda")]
+    if imma::cuda::status().is_usable() {
+        for text in device(imma::cuda::Device::open(0)?.properties()) {
+            say::result(text)?;
+        }
+    }
     if let Some(peaks) = peaks {
         for text in peaks.text() {
             say::result(text)?;
         }
     }
     Ok(())
+}
+
+/// What the datasheet says of a device.
+#[cfg(feature = "cuda")]
+fn device(properties: &imma::cuda::Properties) -> Vec<String> {
+    let rates = properties.int8_rates();
+    let mut lines = vec![format!("device        {properties}")];
+    if let Some(peak) = properties.int8_peak() {
+        let ours = rates.mma / rates.native;
+        let by = match properties.capability {
+            (10, 3) => ": this architecture gave up int8, bf16 and fp8 are faster here".into(),
+            (9, _) => ", by wgmma".into(),
+            _ if ours < 1.0 => format!(
+                ", by tcgen05, which cuBLASLt has; igemm_sm80 reaches at most {:.0} % of it",
+                100.0 * ours
+            ),
+            _ => ", by mma.sync".to_string(),
+        };
+        let tops = peak * 1e-12;
+        lines.push(format!("int8          {tops:.0} TOPS by the datasheet{by}"));
+    }
+    lines
 }
 
 /// What the machine can do at most.

@@ -8,6 +8,7 @@ mod quantize;
 mod quantize_model;
 mod say;
 mod timing;
+mod tune;
 
 use clap::{Parser, Subcommand};
 use std::fmt;
@@ -29,6 +30,8 @@ enum Command {
     Quantize(quantize::Args),
     /// Measure products of random data.
     Bench(bench::Args),
+    /// Measure on a GPU which kernel serves each layer of a model best, for autotuned plans to read; continues.
+    Tune(tune::Args),
     /// Show the CPU's features, the kernels and the one chosen.
     Info(info::Args),
 }
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Matmul(args) => matmul::run(args),
         Command::Quantize(args) => quantize::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Tune(args) => tune::run(args),
         Command::Info(args) => info::run(args),
     };
     match result {

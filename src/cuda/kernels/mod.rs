@@ -38,7 +38,7 @@ pub use epilogue_parts::OnDevice;
 pub use igemm_groupwise::igemm_groupwise;
 pub use igemm_sm80::igemm_sm80;
 pub use igemm_sm90::igemm_sm90;
-pub use model::{Candidate, Shape};
+pub use model::{Candidate, Shape, Terms};
 pub use peak::{peak_len, peak_mma};
 pub use quantize_cols::{quantize_cols, quantize_cols_asymmetric};
 pub use quantize_rows::{quantize_rows, quantize_rows_asymmetric};

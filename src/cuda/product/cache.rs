@@ -1,21 +1,24 @@
 //! Measured choices, kept in a small text file.
 //!
 //! ```text
-//! imma choices 3
+//! imma choices 4
 //! key NVIDIA H200, driver 13000, imma 0.1.0
-//! 4096 4096 8192 bf16-token>bf16 -> igemm_sm80:128x256x64 151.25
+//! 4096 4096 8192 bf16-token>bf16 -> igemm_sm80:128x256x64 151.25 160.5
 //! ```
 //!
-//! An entry is M, N and K, the types and parts of the product, the instance, and the median of a run in microseconds. A file with another key, or one that can't be read to its end, counts as none.
+//! An entry is M, N and K, the types and parts of the product, the fastest instance, the median of its run in microseconds,
+//! and that of the heuristic's choice. A file with another key, or one that can't be read to its end, counts as none, and so
+//! does one of an earlier number: until 3 a run was timed on an idle stream, so that the host's time was in it.
 
 use super::instance::Instance;
+use super::problem::Problem;
 use crate::cuda::runtime::Properties;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
-const FIRST: &str = "imma choices 3";
+const FIRST: &str = "imma choices 4";
 
 /// The product that an entry is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,11 +33,34 @@ pub struct CacheKey {
     pub kind: String,
 }
 
+impl CacheKey {
+    /// That of a problem.
+    pub fn of(problem: &Problem) -> Self {
+        CacheKey {
+            m: problem.m,
+            n: problem.n,
+            k: problem.k,
+            kind: problem.kind(),
+        }
+    }
+}
+
+/// The fastest of what was measured for a product.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// Who multiplied.
+    pub instance: Instance,
+    /// The median of its run, in microseconds.
+    pub microseconds: f64,
+    /// The same of the heuristic's choice: never less.
+    pub heuristic: f64,
+}
+
 /// Choices that autotuning measured on one device.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChoiceCache {
     key: String,
-    entries: BTreeMap<CacheKey, (Instance, f64)>,
+    entries: BTreeMap<CacheKey, Measured>,
 }
 
 impl ChoiceCache {
@@ -97,20 +123,21 @@ impl ChoiceCache {
             ));
         }
         for (number, line) in lines.enumerate() {
-            let entry = entry(line).ok_or_else(|| format!("line {} is no entry", number + 3))?;
-            self.entries.insert(entry.0, (entry.1, entry.2));
+            let (key, measured) =
+                entry(line).ok_or_else(|| format!("line {} is no entry", number + 3))?;
+            self.entries.insert(key, measured);
         }
         Ok(self)
     }
 
-    /// The instance for a product, and its median in microseconds.
-    pub fn get(&self, key: &CacheKey) -> Option<(Instance, f64)> {
+    /// What was measured for a product.
+    pub fn get(&self, key: &CacheKey) -> Option<Measured> {
         self.entries.get(key).copied()
     }
 
     /// Remembers a measurement.
-    pub fn insert(&mut self, key: CacheKey, instance: Instance, microseconds: f64) {
-        self.entries.insert(key, (instance, microseconds));
+    pub fn insert(&mut self, key: CacheKey, measured: Measured) {
+        self.entries.insert(key, measured);
     }
 
     /// Number of entries.
@@ -125,8 +152,16 @@ impl ChoiceCache {
 
     fn text(&self) -> String {
         let mut text = format!("{FIRST}\nkey {}\n", self.key);
-        for (CacheKey { m, n, k, kind }, (instance, us)) in &self.entries {
-            let _ = writeln!(text, "{m} {n} {k} {kind} -> {instance} {us}");
+        for (CacheKey { m, n, k, kind }, measured) in &self.entries {
+            let Measured {
+                instance,
+                microseconds,
+                heuristic,
+            } = measured;
+            let _ = writeln!(
+                text,
+                "{m} {n} {k} {kind} -> {instance} {microseconds} {heuristic}"
+            );
         }
         text
     }
@@ -152,7 +187,7 @@ impl ChoiceCache {
     }
 }
 
-fn entry(line: &str) -> Option<(CacheKey, Instance, f64)> {
+fn entry(line: &str) -> Option<(CacheKey, Measured)> {
     let (key, value) = line.split_once(" -> ")?;
     let mut words = key.split(' ');
     let mut next = || words.next()?.parse::<usize>().ok();
@@ -162,10 +197,21 @@ fn entry(line: &str) -> Option<(CacheKey, Instance, f64)> {
         k: next()?,
         kind: words.next().filter(|kind| !kind.is_empty())?.into(),
     };
-    let (instance, us) = value.split_once(' ')?;
-    let instance: Instance = instance.parse().ok()?;
-    let us: f64 = us.parse().ok()?;
-    (words.next().is_none() && us.is_finite() && us >= 0.0).then_some((key, instance, us))
+    if words.next().is_some() {
+        return None;
+    }
+    let mut words = value.split(' ');
+    let instance: Instance = words.next()?.parse().ok()?;
+    let mut next = || {
+        let us: f64 = words.next()?.parse().ok()?;
+        (us.is_finite() && us >= 0.0).then_some(us)
+    };
+    let measured = Measured {
+        instance,
+        microseconds: next()?,
+        heuristic: next()?,
+    };
+    words.next().is_none().then_some((key, measured))
 }
 
 #[cfg(test)]
@@ -193,7 +239,12 @@ mod tests {
                 k: 16,
                 kind: "i8-by16>i32".into(),
             };
-            cache.insert(key, Instance::CublasLt(candidate), 1.5);
+            let measured = Measured {
+                instance: Instance::CublasLt(candidate),
+                microseconds: 1.5,
+                heuristic: 2.25,
+            };
+            cache.insert(key, measured);
         }
         cache
     }
@@ -239,7 +290,7 @@ mod tests {
             assert_eq!(parse(&text[..end]).is_ok(), whole, "cut at {end}");
         }
         for (from, to) in [
-            ("choices 3", "choices 2"),
+            ("choices 4", "choices 3"),
             ("imma 0", "imma 9"),
             ("->", "=>"),
             ("4096", "many"),
@@ -247,6 +298,8 @@ mod tests {
             ("cublaslt:2", "cublaslt:x"),
             ("cublaslt:2", "autotuned"),
             ("1.5", "NaN"),
+            (" 2.25", ""),
+            ("2.25", "2.25 3"),
         ] {
             assert!(
                 parse(&text.replacen(from, to, 1)).is_err(),

@@ -4,7 +4,7 @@ use super::instance::Instance;
 use super::problem::{Input, Problem};
 use crate::cuda::kernels::cublaslt::{CublasLt, LtProduct, LtShape};
 use crate::cuda::kernels::{
-    igemm_groupwise, igemm_sm80, igemm_sm90, memory, Candidate, NEXT_LAUNCH,
+    igemm_groupwise, igemm_sm80, igemm_sm90, memory, Candidate, Terms, NEXT_LAUNCH,
 };
 use crate::cuda::runtime::{Device, Properties};
 use crate::epilogue::Output;
@@ -85,15 +85,19 @@ pub(super) fn library(
     CublasLt::of(device)?.product(shape).map(Some)
 }
 
-/// What the models say of a whole run in microseconds, quantising and finishing included; `None` where there is no model.
-pub(super) fn predict(problem: &Problem, instance: Instance, device: &Properties) -> Option<f64> {
+/// What the models say of a whole run, quantising and finishing included; `None` where there is no model.
+pub(super) fn predict(
+    problem: &Problem,
+    instance: Instance,
+    device: &Properties,
+) -> Option<Prediction> {
     let shape = problem.shape();
     if shape.outputs() == 0 {
         return None;
     }
-    let product = match instance {
-        Instance::Sm80(instance) => igemm_sm80::predict(instance, shape, device).microseconds,
-        Instance::Sm90(instance) => igemm_sm90::predict(instance, shape, device).microseconds,
+    let terms = match instance {
+        Instance::Sm80(instance) => igemm_sm80::predict(instance, shape, device).terms,
+        Instance::Sm90(instance) => igemm_sm90::predict(instance, shape, device).terms,
         Instance::Groupwise(_) | Instance::CublasLt(_) => return None,
     };
     let another = |bytes: usize| NEXT_LAUNCH + bytes as f64 / memory(device);
@@ -106,5 +110,39 @@ pub(super) fn predict(problem: &Problem, instance: Instance, device: &Properties
         Output::Int8PerRow => another(9 * shape.outputs()),
         _ => 0.0,
     };
-    Some(quantise + product + finish)
+    Some(Prediction {
+        microseconds: quantise + terms.whole() + finish,
+        product: terms,
+        quantise,
+        finish,
+    })
+}
+
+/// What the cost models say of a run, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct Prediction {
+    /// The whole run.
+    pub microseconds: f64,
+    /// The product's kernel, by terms.
+    pub product: Terms,
+    /// The kernel that quantises the left operand's rows ahead of it.
+    pub quantise: f64,
+    /// The kernel that finishes sums behind it.
+    pub finish: f64,
+}
+
+impl Prediction {
+    /// The term that the run spends most of its time in, by name: the first to doubt where a measurement differs.
+    pub fn dominant(&self) -> (&'static str, f64) {
+        let all = [
+            ("multiply", self.product.multiply),
+            ("memory", self.product.memory),
+            ("launch", self.product.fixed),
+            ("quantise", self.quantise),
+            ("finish", self.finish),
+        ];
+        let larger = |a: (&'static str, f64), b: (&'static str, f64)| if b.1 > a.1 { b } else { a };
+        all.into_iter().reduce(larger).expect("there are terms")
+    }
 }

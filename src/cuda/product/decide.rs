@@ -1,11 +1,11 @@
 //! A plan from a problem: who multiplies is asked, measured or looked up.
 
 use super::autotune;
-use super::choose::choose;
+use super::choose::{choose, Kernels};
+use super::heuristic::heuristic;
 use super::instance::Algorithm;
 use super::plan::Plan;
 use super::problem::Problem;
-use crate::cuda::kernels::igemm_sm90;
 use crate::cuda::runtime::Device;
 use crate::error::Result;
 
@@ -18,13 +18,21 @@ impl Plan {
     /// could overflow, [`Error::Unavailable`](crate::Error::Unavailable) for an algorithm that this device does not have.
     pub fn new(device: &Device, problem: Problem, algorithm: Algorithm) -> Result<Self> {
         problem.check()?;
-        let choice = match algorithm {
-            Algorithm::Autotuned => autotune::choice(device, &problem)?,
-            _ => {
-                let has_sm90 = igemm_sm90::available(device).is_ok();
-                choose(&problem, algorithm, device.properties(), has_sm90)
+        match algorithm {
+            Algorithm::Autotuned => {
+                let choice = autotune::choice(device, &problem)?;
+                Self::with_choice(device, problem, choice)
             }
-        };
-        Self::with_choice(device, problem, choice)
+            Algorithm::Heuristic => heuristic(device, &problem),
+            Algorithm::Instance(_) => {
+                let choice = choose(
+                    &problem,
+                    algorithm,
+                    device.properties(),
+                    Kernels::of(device),
+                );
+                Self::with_choice(device, problem, choice)
+            }
+        }
     }
 }

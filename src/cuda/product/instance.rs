@@ -21,6 +21,17 @@ pub enum Instance {
     CublasLt(usize),
 }
 
+impl Instance {
+    /// The same with K in one part.
+    pub(super) fn unsplit(self) -> Self {
+        match self {
+            Instance::Sm80(instance) => Instance::Sm80(instance.with_splits(1)),
+            Instance::Sm90(instance) => Instance::Sm90(instance.with_splits(1)),
+            whole @ (Instance::Groupwise(_) | Instance::CublasLt(_)) => whole,
+        }
+    }
+}
+
 impl fmt::Display for Instance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

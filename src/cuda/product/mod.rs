@@ -3,8 +3,8 @@
 //! ```text
 //!   problem      shape, operands' kinds, epilogue         instance    kernel, tile and split by one name
 //!   candidates   who could multiply, what models say      choose      who does, and why
-//!   plan         everything decided                       autotune    measured instead; cache keeps it in a file
-//!   decide       a plan from a problem, by either
+//!   plan         everything decided                       autotune    measured instead, by a job; cache keeps it in a file
+//!   decide       a plan from a problem, by either          heuristic   by the models alone
 //!   checked      what a run reads and writes              run         its launches      plans   kept for the next call
 //! ```
 
@@ -14,13 +14,17 @@ mod candidates;
 mod checked;
 mod choose;
 mod decide;
+mod heuristic;
 mod instance;
+mod job;
 mod plan;
 mod plans;
 mod problem;
 mod run;
 
-pub use cache::{CacheKey, ChoiceCache};
+pub use autotune::{tune, Tuning, TuningProgress};
+pub use cache::{CacheKey, ChoiceCache, Measured};
+pub use candidates::Prediction;
 pub use checked::{DeviceLhs, Operands, WeightsView};
 pub use instance::{Algorithm, Instance};
 pub use plan::Plan;

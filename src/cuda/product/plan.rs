@@ -1,6 +1,6 @@
 //! A product with everything decided beforehand: kernels and workspace.
 
-use super::candidates::{library, predict};
+use super::candidates::{library, predict, Prediction};
 use super::choose::Choice;
 use super::instance::Instance;
 use super::problem::{Input, Problem, PAD};
@@ -153,6 +153,11 @@ impl Plan {
     ///
     /// Its constants are datasheets' and other projects' figures: compare it with a measurement, as `imma bench` does.
     pub fn predicted_microseconds(&self) -> Option<f64> {
+        self.prediction().map(|p| p.microseconds)
+    }
+
+    /// The same by terms.
+    pub fn prediction(&self) -> Option<Prediction> {
         predict(
             &self.core.problem,
             self.core.choice.instance,

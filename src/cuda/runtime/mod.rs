@@ -11,7 +11,9 @@ mod launch;
 mod matrix;
 mod memory;
 mod properties;
+mod rates;
 mod status;
+mod timing;
 mod workspace;
 
 pub use device::Device;
@@ -21,7 +23,9 @@ pub use floats::{DeviceElement, DeviceFloats, DeviceOutput, DeviceVector, FloatB
 pub use images::{images, Image};
 pub use matrix::Matrix;
 pub use properties::Properties;
+pub use rates::Int8Rates;
 pub use status::{device_status, status, Status};
+pub use timing::{time_graph, time_launches, RunTime, Sampling};
 
 pub(super) use entry::one;
 pub(super) use errors::{driver, same_context};

@@ -10,14 +10,12 @@ use crate::timing::Timing;
 use crate::Failure;
 use half::{bf16, f16};
 use imma::cuda::cudarc::cublaslt::{CudaBlasLT, Matmul, MatmulConfig};
-use imma::cuda::cudarc::driver::sys::{
-    CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode,
-};
 use imma::cuda::cudarc::driver::{CudaSlice, CudaStream, DeviceRepr, ValidAsZeroBits};
 use imma::cuda::kernels::{peak_len, peak_mma};
 use imma::cuda::{
-    matmul_true_int8, q_matmul_int8, Algorithm, Device, DeviceElement, DeviceLhs, DeviceWeights,
-    Matrix, Operands, Plan, Problem, WeightOrder,
+    matmul_true_int8, q_matmul_int8, time_graph, time_launches, Algorithm, Device, DeviceElement,
+    DeviceLhs, DeviceWeights, Matrix, Operands, Plan, Prediction, Problem, RunTime, Sampling,
+    WeightOrder,
 };
 use imma::Element;
 use std::sync::Arc;
@@ -35,8 +33,8 @@ pub enum Contender {
 pub struct Measured {
     pub kernel: String,
     pub timing: Timing,
-    /// What the cost model says of the same, in seconds.
-    pub predicted: Option<f64>,
+    /// What the cost model says of the same.
+    pub predicted: Option<Prediction>,
 }
 
 impl Measured {
@@ -44,7 +42,7 @@ impl Measured {
         Measured {
             kernel: plan.kernel(),
             timing,
-            predicted: plan.predicted_microseconds().map(|us| us * 1e-6),
+            predicted: plan.prediction(),
         }
     }
 }
@@ -54,9 +52,6 @@ pub struct Gpu {
     stream: Arc<CudaStream>,
     number: usize,
 }
-
-/// Samples of at least this many seconds, so that the events' resolution does not show.
-const SAMPLE: f64 = 1e-3;
 
 /// Most sets of operands, and most bytes of them.
 const SLOTS: usize = 32;
@@ -289,27 +284,10 @@ impl Gpu {
         &self,
         slots: usize,
         seconds: f64,
-        mut run: impl FnMut(usize) -> Result<(), Failure>,
+        run: impl FnMut(usize) -> Result<(), Failure>,
     ) -> Result<Timing, Failure> {
-        // Once outside: libraries load their kernels at their first use.
-        run(0)?;
-        self.stream
-            .synchronize()
-            .map_err(cuda("cuStreamSynchronize"))?;
-        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        self.stream
-            .begin_capture(mode)
-            .map_err(cuda("cuStreamBeginCapture"))?;
-        let enqueued = (0..slots).try_for_each(&mut run);
-        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-        // Ended in any case: a stream that captures is of no other use.
-        let graph = self.stream.end_capture(flags);
-        enqueued?;
-        let graph = graph.map_err(cuda("cuStreamEndCapture"))?;
-        let graph = graph.ok_or_else(|| Failure::new("nothing was captured"))?;
-        self.sample(slots, seconds, || {
-            graph.launch().map_err(cuda("cuGraphLaunch"))
-        })
+        let time = time_graph(&self.stream, slots, Sampling::seconds(seconds), run)?;
+        Ok(timing(time))
     }
 
     /// Times plain launches.
@@ -317,46 +295,11 @@ impl Gpu {
         &self,
         slots: usize,
         seconds: f64,
-        mut run: impl FnMut(usize) -> Result<(), Failure>,
+        run: impl FnMut(usize) -> Result<(), Failure>,
     ) -> Result<Timing, Failure> {
-        self.sample(slots, seconds, || (0..slots).try_for_each(&mut run))
-    }
-
-    /// The median of a run, each `round` being so many.
-    fn sample(
-        &self,
-        runs: usize,
-        seconds: f64,
-        mut round: impl FnMut() -> Result<(), Failure>,
-    ) -> Result<Timing, Failure> {
-        let mut time = |rounds: usize| -> Result<f64, Failure> {
-            let event = || {
-                let flags = Some(CUevent_flags::CU_EVENT_DEFAULT);
-                self.stream
-                    .record_event(flags)
-                    .map_err(cuda("cuEventRecord"))
-            };
-            let start = event()?;
-            (0..rounds).try_for_each(|_| round())?;
-            let end = event()?;
-            let ms = start.elapsed_ms(&end).map_err(cuda("cuEventElapsedTime"))?;
-            Ok(f64::from(ms) * 1e-3)
-        };
-        time(1)?;
-        let once = time(1)?.max(1e-7);
-        let rounds = (SAMPLE / once).ceil().clamp(1.0, 1e4) as usize;
-        let (mut samples, mut spent) = (Vec::new(), 0.0);
-        while samples.len() < 7 || (spent < seconds && samples.len() < 10_000) {
-            let sample = time(rounds)?;
-            spent += sample.max(1e-6);
-            samples.push(sample / (rounds * runs) as f64);
-        }
-        samples.sort_by(f64::total_cmp);
-        Ok(Timing {
-            median: samples[samples.len() / 2],
-            min: samples[0],
-            samples: samples.len(),
-        })
+        let sampling = Sampling::seconds(seconds);
+        let time = time_launches(&self.stream, slots, sampling, run)?;
+        Ok(timing(time))
     }
 
     /// `mma.sync` on registers, and copies from memory to memory.
@@ -365,14 +308,14 @@ impl Gpu {
         let iterations = 2000;
         let mut operations = 0;
         let pattern = (0x9E37_79B9, 0x85EB_CA6B);
-        let peak = self.sample(1, seconds, || {
+        let peak = self.eager(1, seconds, |_| {
             operations = peak_mma(&self.device, &self.stream, iterations, pattern, &mut sums)?;
             Ok(())
         })?;
         let bytes = 4 * self.device.properties().l2.max(1 << 24) as usize;
         let from = self.zeros::<u8>(bytes)?;
         let mut to = self.zeros::<u8>(bytes)?;
-        let copy = self.sample(1, seconds, || {
+        let copy = self.eager(1, seconds, |_| {
             let copied = self.stream.memcpy_dtod(&from, &mut to);
             copied.map_err(cuda("cuMemcpyDtoD"))
         })?;
@@ -380,6 +323,14 @@ impl Gpu {
             operations: operations as f64 / peak.median,
             bytes: 2.0 * bytes as f64 / copy.median,
         })
+    }
+}
+
+fn timing(time: RunTime) -> Timing {
+    Timing {
+        median: time.median,
+        min: time.min,
+        samples: time.samples,
     }
 }
 

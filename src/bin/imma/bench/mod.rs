@@ -5,7 +5,7 @@ mod device;
 mod host;
 mod plot;
 mod report;
-mod shapes;
+pub mod shapes;
 
 use crate::device::DeviceArgs;
 use crate::{say, Failure};
@@ -249,7 +249,10 @@ fn on_device(args: &GemmArgs, shapes: Vec<Shape>, number: usize) -> Result<(), F
                         float: args.dtype,
                         shape,
                         timing,
-                        predicted,
+                        predicted: predicted.map(|p| report::Predicted {
+                            seconds: p.microseconds * 1e-6,
+                            dominant: (p.dominant().0, p.dominant().1 * 1e-6),
+                        }),
                         ceiling,
                     })?,
                     // A peer that is not here is no reason to stop.

@@ -21,6 +21,15 @@ impl Ceiling {
     }
 }
 
+/// What the cost model says of a product.
+#[derive(Clone, Copy)]
+pub struct Predicted {
+    /// The whole, in seconds.
+    pub seconds: f64,
+    /// The term that the model spends most of it in, and its seconds.
+    pub dominant: (&'static str, f64),
+}
+
 /// A product that was timed.
 pub struct Row {
     pub device: String,
@@ -30,14 +39,13 @@ pub struct Row {
     pub float: Float,
     pub shape: Shape,
     pub timing: Timing,
-    /// What the cost model says, in seconds.
-    pub predicted: Option<f64>,
+    pub predicted: Option<Predicted>,
     pub ceiling: Option<Ceiling>,
 }
 
 /// The columns of `--csv`.
 pub const CSV: &str =
-    "device,kernel,op,dtype,m,n,k,threads,median_s,min_s,samples,tops,gb_per_s,percent_of_ceiling,predicted_s,version";
+    "device,kernel,op,dtype,m,n,k,threads,median_s,min_s,samples,tops,gb_per_s,percent_of_ceiling,predicted_s,version,floor_s,model_term,off_by";
 
 impl Row {
     pub fn tops(&self) -> f64 {
@@ -60,17 +68,49 @@ impl Row {
         Some(self.tops() * 1e14 / ceiling)
     }
 
+    /// The least time that the ceiling allows, and what sets it.
+    pub fn floor(&self) -> Option<(&'static str, f64)> {
+        let ceiling = self.ceiling?;
+        let multiply = self.shape.operations() / ceiling.operations;
+        let memory = self.op.bytes(self.shape, self.float.bytes()) / ceiling.bytes;
+        Some(match multiply > memory {
+            true => ("operations", multiply),
+            false => ("bytes", memory),
+        })
+    }
+
+    /// Which of the model's terms was off, and by which factor it would have to be multiplied: the one that the model
+    /// spends most time in takes the blame, `None` within a tenth of the measurement.
+    pub fn off(&self) -> Option<(&'static str, f64)> {
+        let Predicted { seconds, dominant } = self.predicted?;
+        let (term, spent) = dominant;
+        let missing = self.timing.median - seconds;
+        (missing.abs() > 0.1 * seconds && spent > 0.0)
+            .then(|| (term, ((spent + missing) / spent).max(0.0)))
+    }
+
     pub fn text(&self) -> String {
         let Shape { m, k, n } = self.shape;
         let threads = self.threads.map_or(String::new(), |t| format!(" T{t}"));
         let percent = self
             .percent()
             .map_or(String::new(), |p| format!("  {p:5.1} % of the ceiling"));
-        let predicted = self
-            .predicted
-            .map_or(String::new(), |s| format!("  predicted {:.3} ms", s * 1e3));
+        let floor = self.floor().map_or(String::new(), |(by, s)| {
+            format!("  floor {:.4} ms by {by}", s * 1e3)
+        });
+        let predicted = self.predicted.map_or(String::new(), |p| {
+            let off = match self.off() {
+                Some((term, factor)) => format!("off: {term} x {factor:.2}"),
+                None => "within 10 %".into(),
+            };
+            format!(
+                "  predicted {:.4} ms, most of it {}, {off}",
+                p.seconds * 1e3,
+                p.dominant.0
+            )
+        });
         format!(
-            "{:9} {m}x{k}x{n}  {} {}{threads}  {:10.3} ms  {:8.1} GOPS  {:7.1} GB/s{percent}{predicted}",
+            "{:9} {m}x{k}x{n}  {} {}{threads}  {:10.3} ms  {:8.1} GOPS  {:7.1} GB/s{percent}{floor}{predicted}",
             self.op.name(),
             self.device,
             self.kernel,
@@ -87,7 +127,9 @@ impl Row {
             "m": m, "n": n, "k": k, "threads": self.threads,
             "median_s": self.timing.median, "min_s": self.timing.min, "samples": self.timing.samples,
             "tops": self.tops(), "gb_per_s": self.gb_per_s(), "percent_of_ceiling": self.percent(),
-            "predicted_s": self.predicted,
+            "predicted_s": self.predicted.map(|p| p.seconds),
+            "floor_s": self.floor().map(|f| f.1), "floor_by": self.floor().map(|f| f.0),
+            "model_term": self.predicted.map(|p| p.dominant.0), "off_by": self.off().map(|o| o.1),
             "ceiling_tops": self.ceiling.map(|c| c.operations * 1e-12),
             "ceiling_gb_per_s": self.ceiling.map(|c| c.bytes * 1e-9),
             "version": env!("CARGO_PKG_VERSION"),
@@ -114,9 +156,62 @@ impl Row {
             self.tops().to_string(),
             self.gb_per_s().to_string(),
             optional(self.percent().map(|p| p.to_string())),
-            optional(self.predicted.map(|s| s.to_string())),
+            optional(self.predicted.map(|p| p.seconds.to_string())),
             env!("CARGO_PKG_VERSION").into(),
+            optional(self.floor().map(|f| f.1.to_string())),
+            optional(self.predicted.map(|p| p.dominant.0.into())),
+            optional(self.off().map(|o| o.1.to_string())),
         ]
         .join(",")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(median: f64, predicted: Option<Predicted>) -> Row {
+        Row {
+            device: "cuda:0".into(),
+            kernel: "igemm_sm80 64x64x128".into(),
+            threads: None,
+            op: Op::Gemm,
+            float: Float::F32,
+            shape: Shape {
+                m: 100,
+                k: 100,
+                n: 100,
+            },
+            timing: Timing {
+                median,
+                min: median,
+                samples: 7,
+            },
+            predicted,
+            ceiling: Some(Ceiling {
+                operations: 2e6,
+                bytes: 1e6,
+            }),
+        }
+    }
+
+    #[test]
+    fn the_floor_and_the_term_that_was_off_are_said() {
+        // 2e6 operations take a second, 60 000 bytes less.
+        assert_eq!(row(2.0, None).floor(), Some(("operations", 1.0)));
+        assert_eq!(row(2.0, None).off(), None);
+        let predicted = Predicted {
+            seconds: 1.25,
+            dominant: ("multiply", 1.0),
+        };
+        let slow = row(2.25, Some(predicted));
+        assert_eq!(slow.off(), Some(("multiply", 2.0)));
+        assert_eq!(row(1.3, Some(predicted)).off(), None);
+        let text = slow.text();
+        assert!(text.contains("floor 1000.0000 ms by operations"), "{text}");
+        assert!(text.contains("off: multiply x 2.00"), "{text}");
+        let columns = CSV.split(',').count();
+        assert_eq!(slow.csv().split(',').count(), columns);
+        assert_eq!(row(1.0, None).csv().split(',').count(), columns);
     }
 }

@@ -14,9 +14,11 @@
 //! | 256 bytes | the address of the workspace |
 
 mod descriptor;
+mod model;
 mod product;
 mod shape;
 
+pub(in crate::cuda) use model::predict;
 pub use product::{LtCandidate, LtProduct, LtResult};
 pub use shape::{LtOutput, LtShape};
 

@@ -1,11 +1,9 @@
 //! What an instance costs on a device: a pure function of both.
 
 use super::instance::{Instance, Tile, TILES};
-use crate::cuda::kernels::model::{memory, Candidate, Shape, LAUNCH, NEXT_LAUNCH};
+use crate::cuda::kernels::model::{clock, memory, Candidate, Shape, Terms, LAUNCH, NEXT_LAUNCH};
 use crate::cuda::runtime::Properties;
 
-/// Multiply-adds a clock that one multiprocessor's tensor cores do (sm_80).
-const RATE: f64 = 2048.0;
 /// Bytes a clock from L2 to one multiprocessor.
 const L2: f64 = 46.0;
 /// Clocks before the first multiply-add and after the last: fill of the pipeline and epilogue.
@@ -69,7 +67,7 @@ fn estimate(instance: Instance, shape: Shape, device: &Properties) -> (f64, Cand
     let multiprocessors = f64::from(device.multiprocessors.max(1));
     let blocks = tiles * splits;
     let depth = (part * tile.k) as f64;
-    let multiply = (tile.m * tile.n) as f64 * depth / RATE;
+    let multiply = (tile.m * tile.n) as f64 * depth / device.int8_rates().mma;
     let read = (tile.m + tile.n) as f64 * depth / L2;
     let epilogue = (tile.m * tile.n * 4) as f64 / L2;
     // Blocks beside each other on a multiprocessor share its rates.
@@ -83,19 +81,17 @@ fn estimate(instance: Instance, shape: Shape, device: &Properties) -> (f64, Cand
     let moved = if splits > 1 { 8 * splits } else { 0 };
     let memory = (m * k + n * k + (2 + moved) * outputs) as f64 / memory(device);
     let launches = LAUNCH + if splits > 1 { NEXT_LAUNCH } else { 0.0 };
-    // Clocks a microsecond; an A100's where the driver does not say.
-    let clock = if device.clock > 0 {
-        f64::from(device.clock)
-    } else {
-        1410.0
+    let terms = Terms {
+        multiply: (clocks - FIXED) / clock(device),
+        memory,
+        fixed: launches,
     };
-    let busy = (clocks - FIXED) / clock;
     let candidate = Candidate {
         instance,
         blocks,
         waves: blocks as f64 / (multiprocessors * tile.blocks as f64),
-        // Neither hides behind the other altogether.
-        microseconds: launches + busy.max(memory) + 0.1 * busy.min(memory),
+        microseconds: terms.whole(),
+        terms,
     };
     (clocks, candidate)
 }

@@ -1,22 +1,17 @@
 //! What an instance costs on a device: a pure function of both.
 //!
 //! Every rate below is a datasheet's or another project's figure for an H100 or H200: none was measured with these kernels.
+//! Bandwidth, clock and the rate of `wgmma` are those of the device's properties.
 
 use super::instance::Instance;
 use super::tile::{Tile, STAGE_K, TILES};
-use crate::cuda::kernels::model::{Candidate, Shape};
+use crate::cuda::kernels::model::{clock, memory, Candidate, Shape, Terms};
 use crate::cuda::runtime::Properties;
 
-/// Clocks a microsecond under load.
-const CLOCK: f64 = 1700.0;
-/// Multiply-adds a clock of one multiprocessor: 1979 TOPS over 132 of them at 1.83 GHz.
-const RATE: f64 = 4096.0;
 /// Bytes a clock from shared memory into wgmma.
 const SHARED: f64 = 128.0;
 /// Bytes a clock from L2 to one multiprocessor.
 const L2: f64 = 46.0;
-/// Bytes a clock from memory to the whole device: 4.3 TB/s.
-const MEMORY: f64 = 4.3e6 / CLOCK;
 /// Clocks from the launch to the first multiply-add, and from the last store to the end.
 const FIXED: f64 = 5000.0;
 /// Clocks that finishing an element takes eight warps, and adding it to sums in memory.
@@ -68,7 +63,8 @@ fn estimate(instance: Instance, shape: Shape, device: &Properties) -> Candidate<
 
     // One wgmma is 64 x wide x 32.
     let width = tile.wide as f64;
-    let wgmma = (64.0 * width * 32.0 / RATE).max((64.0 + width) * 32.0 / SHARED);
+    let wgmma =
+        (64.0 * width * 32.0 / device.int8_rates().native).max((64.0 + width) * 32.0 / SHARED);
     let multiply = wgmma * (tile.tall / 64 * STAGE_K / 32) as f64;
     let load = ((tile.tall + tile.wide / tile.cluster) * STAGE_K) as f64 / L2;
     let main = part as f64 * multiply.max(load);
@@ -88,13 +84,16 @@ fn estimate(instance: Instance, shape: Shape, device: &Properties) -> Candidate<
     // Operands and outputs once; the sums of a split as often as it adds to them, and to take them.
     let added = if splits > 1 { 4 * (splits + 2) } else { 0 };
     let bytes = (m * k + n * k + (2 + added) * m * n) as f64;
-    // Neither hides behind the other altogether.
-    let memory = bytes / MEMORY;
-    let clocks = busy.max(memory) + 0.1 * busy.min(memory) + FIXED;
+    let terms = Terms {
+        multiply: busy / clock(device),
+        memory: bytes / memory(device),
+        fixed: FIXED / clock(device),
+    };
     Candidate {
         instance,
         blocks: items,
         waves: items as f64 / clusters as f64,
-        microseconds: clocks / CLOCK,
+        microseconds: terms.whole(),
+        terms,
     }
 }
