@@ -1,8 +1,9 @@
 //! What lies around a model's weights: its config.json, its folder, its other files.
 
 use super::error::CheckpointError;
+use super::python_json;
 use super::scheme::Scheme;
-use super::source::{read_json, INDEX};
+use super::source::{read_value, INDEX};
 use super::writer::{copy_whole, refused};
 use super::{journal, Checkpoint};
 use serde_json::{json, Map, Value};
@@ -28,8 +29,8 @@ pub(super) fn config_of(
     if !path.is_file() {
         return Ok(Map::new());
     }
-    let config = serde_json::from_str(&read_json(&path)?);
-    let Ok(Value::Object(config)) = config else {
+    let config = read_value(&path)?;
+    let Value::Object(config) = config else {
         return Err(CheckpointError::file(
             &path,
             "text that is not a JSON object",
@@ -107,7 +108,7 @@ pub(super) fn updated(
 
 /// JSON as people read it.
 pub(super) fn pretty(value: &Value) -> Vec<u8> {
-    let mut text = format!("{value:#}");
+    let mut text = python_json::pretty(value);
     text.push('\n');
     text.into_bytes()
 }

@@ -58,6 +58,7 @@ impl ModelPlan {
             let prefix = name.strip_suffix(".weight").filter(|_| is_matrix(&raw));
             match prefix {
                 Some(prefix) if options.selects(prefix) => {
+                    checkpoint.check_beside(prefix)?;
                     let scale = scale_of(checkpoint, prefix, &raw, options.group_size)?;
                     units.push(Unit::Layer(PlannedLayer {
                         prefix: prefix.into(),

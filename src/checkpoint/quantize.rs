@@ -24,7 +24,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// When the input is not a checkpoint of floats, `output` holds anything but an interrupted run, a weight holds NaN
-/// or infinity, or a file can't be written.
+/// or infinity, a tensor beside a weight would change its layer, or a file can't be written.
 pub fn quantize_model(
     input: &Path,
     output: &Path,
@@ -32,7 +32,8 @@ pub fn quantize_model(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<ModelReport, CheckpointError> {
     options.check(input)?;
-    let checkpoint = Checkpoint::open(input)?;
+    let checkpoint = Checkpoint::open_with(input, &options.open)?;
+    checkpoint.complete()?;
     let config = config_of(input, &checkpoint)?;
     let plan = ModelPlan::new(&checkpoint, options)?;
     let mut writer = ModelWriter::open(output, &checkpoint, &plan, options, progress)?;

@@ -16,3 +16,5 @@ mod cli;
 mod minilm;
 #[cfg(feature = "safetensors")]
 mod quantize_model;
+#[cfg(feature = "safetensors")]
+mod side_tensors;

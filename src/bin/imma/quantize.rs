@@ -35,6 +35,9 @@ pub struct Args {
     /// Leave these layers alone, instead of embeddings and heads; repeatable; models only.
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<NamePattern>,
+    /// Leave out tensors of these names, which would change a layer, or this key of the config; repeatable; models only.
+    #[arg(long, value_name = "PATTERN")]
+    ignore: Vec<NamePattern>,
     /// A zero point and a minimum and maximum of its own for each slice; tensors only.
     #[arg(long)]
     asymmetric: bool,
@@ -145,14 +148,18 @@ pub fn run(args: Args) -> Result<(), Failure> {
                     &args.output,
                     include,
                     exclude,
+                    &args.ignore,
                     calibration,
                     group_size,
                 )
             }
         };
     }
-    if !args.include.is_empty() || !args.exclude.is_empty() {
-        return refuse("--include or --exclude", "a model's folder");
+    if [&args.include, &args.exclude, &args.ignore]
+        .iter()
+        .any(|names| !names.is_empty())
+    {
+        return refuse("--include, --exclude or --ignore", "a model's folder");
     }
     let granularity = args.granularity.map_or_else(Default::default, |g| g.0);
     let quantizer = Quantizer::builder()

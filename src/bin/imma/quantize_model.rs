@@ -11,6 +11,7 @@ pub fn run(
     output: &Path,
     include: &[NamePattern],
     exclude: &[NamePattern],
+    ignore: &[NamePattern],
     calibration: Calibration,
     group_size: Option<usize>,
 ) -> Result<(), Failure> {
@@ -18,6 +19,12 @@ pub fn run(
     options.include = include.to_vec();
     options.calibration = calibration;
     options.group_size = group_size;
+    for names in ignore {
+        let open = std::mem::take(&mut options.open);
+        options.open = open
+            .ignore_tensors(names.clone())
+            .ignore_keys(names.as_str());
+    }
     if !exclude.is_empty() {
         options.exclude = exclude.to_vec();
     }
