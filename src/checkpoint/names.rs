@@ -5,6 +5,21 @@ use fancy_regex::{Regex, RegexBuilder};
 /// Steps that an expression with look-around may take on one name.
 const BACKTRACKS: usize = 100_000;
 
+/// Bytes of an expression.
+const LONGEST: usize = 10_000;
+
+/// The product of an expression's counted repetitions: the compiler multiplies them.
+const REPETITIONS: usize = 100_000;
+
+/// The product of the numbers in an expression's braces.
+fn repetitions(expr: &str) -> usize {
+    let braces = expr.split('{').skip(1).filter_map(|b| b.split('}').next());
+    let numbers = braces.flat_map(|b| b.split(',')).map(str::trim);
+    let counts = numbers.filter(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let counts = counts.map(|n| n.parse().unwrap_or(usize::MAX).max(1));
+    counts.fold(1, usize::saturating_mul)
+}
+
 /// Bytes that an expression may compile to.
 const COMPILED: usize = 1 << 20;
 
@@ -23,6 +38,7 @@ const COMPILED: usize = 1 << 20;
 /// assert!(pattern("*.q_proj").matches("layers.0.self_attn.q_proj"));
 /// assert!(pattern("lm_head").matches("lm_head") && !pattern("lm_head").matches("x.lm_head"));
 /// assert!(!pattern(r"re:(?!.*visual).*_proj$").matches("visual.q_proj"));
+/// assert!("re:(a{99999}){99999}".parse::<NamePattern>().unwrap_err().contains("repetitions"));
 /// assert!("re:(".parse::<NamePattern>().unwrap_err().contains("regular expression"));
 /// ```
 #[derive(Debug, Clone)]
@@ -68,6 +84,11 @@ impl NamePattern {
             None => Kind::Name,
             // Python's `re.match`: from the start on, not to the end.
             Some(expr) => {
+                if expr.len() > LONGEST || repetitions(expr) > REPETITIONS {
+                    let expr = super::error::shortened(expr);
+                    let expected = "a regular expression of reasonable length and repetitions";
+                    return Err(format!("found 're:{expr}', expected {expected}"));
+                }
                 let regex = RegexBuilder::new(&format!("^(?:{expr})"))
                     .backtrack_limit(BACKTRACKS)
                     .delegate_size_limit(COMPILED)
