@@ -119,6 +119,12 @@ pub(super) fn from_checkpoint(
 ) -> Result<Int8Linear> {
     use crate::checkpoint::StoredWeight;
     let stored = checkpoint.stored_linear(prefix).map_err(Error::wrap)?;
+    if !stored.transform.is_identity() {
+        candle_core::bail!(
+            "{}: layer {prefix} transforms its inputs (pre_quant_scale, a rotation), expected none on a CUDA device",
+            checkpoint.path().display()
+        )
+    }
     let bias = stored.bias.as_deref().map(ArrayView1::from);
     let (data, scales) = match &stored.weight {
         StoredWeight::Int8 {

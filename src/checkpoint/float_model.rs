@@ -118,10 +118,7 @@ impl FloatModel {
     /// Looks at the tensors: none may be a quantised layer's.
     pub fn check(&self, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
         for name in checkpoint.names() {
-            // An index may name tensors that no file has.
-            let Some(raw) = checkpoint.raw(name) else {
-                continue;
-            };
+            let raw = checkpoint.require(name)?;
             let ending = QUANTIZED_TENSORS.iter().any(|end| name.ends_with(end));
             let weight = name.ends_with(".weight") && raw.shape.len() == 2;
             if ending || weight && !is_any_float(&raw) {

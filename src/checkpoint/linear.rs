@@ -1,12 +1,15 @@
 //! A linear layer's tensors, and the layer made of them.
 
-use super::error::CheckpointError;
+use super::error::{shortened, CheckpointError};
 use super::file::RawTensor;
-use super::scheme::{Group, Layer};
-use super::Checkpoint;
+use super::group::Group;
+use super::layer_tensors::{joined, LayerTensors};
+use super::scheme::Layer;
+use super::{ascend, comfy, packed, Checkpoint};
 use crate::error::Error;
 use crate::gemm::{ActivationQuant, Backend};
 use crate::ops::{default_backend, Int8Linear};
+use crate::quant::InputTransform;
 use ndarray::{Array2, ArrayView1};
 use safetensors::Dtype;
 use std::path::Path;
@@ -22,6 +25,8 @@ pub struct StoredLinear {
     pub bias: Option<Vec<f32>>,
     /// How the layer quantises its inputs: as the checkpoint says, per token when it says nothing.
     pub input: ActivationQuant,
+    /// What is done to inputs before they are quantised.
+    pub transform: InputTransform,
 }
 
 /// A layer's weight, `[N, K]`.
@@ -51,6 +56,23 @@ pub enum StoredWeight {
 }
 
 impl StoredWeight {
+    fn int8(data: Array2<i8>, scales: Vec<f32>) -> Self {
+        StoredWeight::Int8 {
+            data,
+            scales,
+            zero_points: None,
+        }
+    }
+
+    /// N and K.
+    fn shape(&self) -> [usize; 2] {
+        let (n, k) = match self {
+            StoredWeight::Float(weight) => weight.dim(),
+            StoredWeight::Int8 { data, .. } | StoredWeight::Groupwise { data, .. } => data.dim(),
+        };
+        [n, k]
+    }
+
     /// The weight as floats, each rounded once.
     pub fn dequantize(&self) -> Array2<f32> {
         match self {
@@ -77,7 +99,8 @@ impl StoredLinear {
     ///
     /// # Errors
     /// As [`Int8Linear::from_float_on`], [`Int8Linear::from_int8_asymmetric_on`],
-    /// [`Int8Linear::from_int8_groupwise_on`] and [`Int8Linear::with_activation_quant`].
+    /// [`Int8Linear::from_int8_groupwise_on`], [`Int8Linear::with_activation_quant`] and
+    /// [`Int8Linear::with_input_transform`].
     pub fn into_linear_on(self, backend: Arc<dyn Backend>) -> crate::Result<Int8Linear> {
         let bias = self.bias.as_deref().map(ArrayView1::from);
         let layer = match &self.weight {
@@ -96,7 +119,9 @@ impl StoredLinear {
                 Int8Linear::from_int8_groupwise_on(backend, data.view(), scales.view(), *size, bias)
             }
         }?;
-        layer.with_activation_quant(self.input)
+        layer
+            .with_activation_quant(self.input)?
+            .with_input_transform(self.transform)
     }
 }
 
@@ -155,7 +180,10 @@ impl Checkpoint {
     pub fn int8_layers(&self) -> Vec<String> {
         let weights = self.names().filter_map(|name| {
             let int8 = self.raw(name)?.dtype == Dtype::I8;
-            int8.then(|| name.strip_suffix(".weight"))?
+            int8.then(|| match name {
+                "weight" => Some(""),
+                _ => name.strip_suffix(".weight"),
+            })?
         });
         weights.map(String::from).collect()
     }
@@ -163,89 +191,177 @@ impl Checkpoint {
     /// Whether the linear layer `prefix` is there with its weight stored as int8.
     #[cfg(feature = "candle")]
     pub(crate) fn is_int8(&self, prefix: &str) -> bool {
-        let raw = self.raw(&format!("{prefix}.weight"));
+        let raw = self.raw(&joined(prefix, "weight"));
         raw.is_some_and(|raw| raw.dtype == Dtype::I8)
     }
 
-    /// The tensors of the linear layer `prefix`.
+    /// The tensors of the linear layer `prefix`; the empty prefix is a file's bare `weight` and `bias`.
     ///
     /// A layer that the checkpoint's config says to ignore holds floats; it is read like any other layer of floats.
     ///
     /// # Errors
-    /// When a tensor is missing, or has another type, shape or value than its format says.
+    /// When a tensor is missing, or has another type, shape or value than its format says; when there is a tensor beside
+    /// the weight that the format does not read.
     pub fn stored_linear(&self, prefix: &str) -> Result<StoredLinear, CheckpointError> {
-        let name = format!("{prefix}.weight");
-        let raw = self.require(&name)?;
-        let shape = match raw.shape {
-            [n, k] if *n > 0 && *k > 0 => [*n, *k],
-            _ => {
-                return Err(self.wrong(&name, raw.describe(), "two dimensions, none of them empty"))
-            }
+        let tensors = LayerTensors::new(self, prefix);
+        let (weight, input, bias) = match tensors.has("weight_packed") && !tensors.has("weight") {
+            true => tensors.int8_layer(packed::weight)?,
+            false => tensors.plain_layer()?,
         };
-        let (weight, input) = match raw.dtype {
-            Dtype::I8 => self.int8_weight(prefix, &raw, shape)?,
-            _ => {
-                let wrong = |expected: &str| self.wrong(&name, raw.describe(), expected);
-                let data = raw.floats().ok_or_else(|| wrong("I8, F32, F16 or BF16"))?;
-                let data = Array2::from_shape_vec(shape, data);
-                let data = data.map_err(|_| wrong("a shape that can be addressed"))?;
-                (StoredWeight::Float(data), ActivationQuant::PerToken)
-            }
-        };
+        let [n, k] = weight.shape();
+        let mut bias = bias;
+        if bias.is_none() {
+            bias = tensors.bias(n)?;
+        }
+        let transform = tensors.transform(k)?;
+        tensors.finish()?;
         Ok(StoredLinear {
             weight,
-            bias: self.bias(prefix, shape[0])?,
+            bias,
             input,
+            transform,
         })
     }
 
-    /// A layer's integers with their scales, and how the layer quantises its inputs.
-    fn int8_weight(
+    /// Refuses an int8 layer that Ascend's description says to be stored in another way.
+    fn check_description(&self, prefix: &str) -> Result<(), CheckpointError> {
+        let name = joined(prefix, "weight");
+        let said = self.description.as_ref().and_then(|d| d.get(&name));
+        let said = said.and_then(|s| s.as_str());
+        match said {
+            None | Some("W8A8" | "W8A8_DYNAMIC") => Ok(()),
+            Some(other) => {
+                let found = format!("{} in quant_model_description.json", shortened(other));
+                Err(self.wrong(&name, found, "W8A8 or W8A8_DYNAMIC"))
+            }
+        }
+    }
+}
+
+/// A layer's weight, how it quantises its inputs, and a bias that is not `P.bias`.
+type Parts = (StoredWeight, ActivationQuant, Option<Vec<f32>>);
+
+impl LayerTensors<'_> {
+    /// A layer with a tensor `P.weight`: of integers or floats.
+    fn plain_layer(&self) -> Result<Parts, CheckpointError> {
+        let raw = match self.get("weight") {
+            Some(raw) => raw,
+            // What config.json says of the layer is the better reason, where it says something.
+            None => {
+                self.says()?;
+                self.require("weight")?
+            }
+        };
+        let shape = match raw.shape {
+            [n, k] if *n > 0 && *k > 0 => [*n, *k],
+            _ => {
+                let expected = "two dimensions, none of them empty";
+                return Err(self.wrong("weight", raw.describe(), expected));
+            }
+        };
+        let wrong = |expected: &str| self.wrong("weight", raw.describe(), expected);
+        let unaddressable = "a shape that can be addressed";
+        if raw.dtype == Dtype::I8 {
+            return self.int8_layer(|_| {
+                let data = raw.integers().ok_or_else(|| wrong("I8"))?;
+                Array2::from_shape_vec(shape, data).map_err(|_| wrong(unaddressable))
+            });
+        }
+        let data = match raw.floats() {
+            Some(data) => data,
+            None => {
+                self.says()?;
+                return Err(wrong("I8, F32, F16 or BF16"));
+            }
+        };
+        let data = Array2::from_shape_vec(shape, data).map_err(|_| wrong(unaddressable))?;
+        Ok((StoredWeight::Float(data), ActivationQuant::PerToken, None))
+    }
+
+    /// What config.json says of the layer.
+    fn says(&self) -> Result<Layer<'_>, CheckpointError> {
+        let said = self.checkpoint.scheme.layer(self.prefix);
+        said.map_err(|refusal| self.checkpoint.refused(self.prefix, refusal))
+    }
+
+    /// A layer of integers with their scales.
+    fn int8_layer(
         &self,
-        prefix: &str,
-        raw: &RawTensor<'_>,
-        [n, k]: [usize; 2],
-    ) -> Result<(StoredWeight, ActivationQuant), CheckpointError> {
-        let wrong =
-            |expected: &str| self.wrong(&format!("{prefix}.weight"), raw.describe(), expected);
-        let says = self.scheme.layer(prefix);
-        let data = raw.integers().ok_or_else(|| wrong("I8"))?;
-        let data = Array2::from_shape_vec((n, k), data);
-        let data = data.map_err(|_| wrong("a shape that can be addressed"))?;
-        let scale = format!("{prefix}.weight_scale");
-        match says {
+        weight: impl FnOnce(&Self) -> Result<Array2<i8>, CheckpointError>,
+    ) -> Result<Parts, CheckpointError> {
+        let says = self.says()?;
+        self.checkpoint.check_description(self.prefix)?;
+        if let Layer::Ignored = says {
+            let raw = self.get("weight").or_else(|| self.get("weight_packed"));
+            let found = raw.map_or("int8".into(), |raw: RawTensor<'_>| raw.describe());
+            let expected = "floats: config.json leaves this layer out of the quantisation";
+            return Err(self.wrong("weight", found, expected));
+        }
+        let data = weight(self)?;
+        let (n, k) = data.dim();
+        if ascend::is_static(self) {
+            let read = ascend::read(self, &data)?;
+            let weight = StoredWeight::int8(data, read.scales);
+            return Ok((weight, read.input, Some(read.bias)));
+        }
+        if self.has("SCB") {
+            let weight = StoredWeight::int8(data, self.scb(n)?);
+            return Ok((weight, ActivationQuant::PerToken, None));
+        }
+        let groups = match says {
             Layer::Group(Group {
                 weights_size: Some(size),
                 ..
             }) => {
-                let weight = StoredWeight::Groupwise {
-                    data,
-                    scales: self.per_group(&scale, [n, k], *size)?,
-                    size: *size,
-                };
-                Ok((weight, self.input(prefix, says)?))
+                let expected = "zeros: scales of groups are symmetric";
+                self.zeros("weight_zero_point", expected)?;
+                Some((self.per_group("weight_scale", [n, k], *size)?, *size))
             }
-            Layer::Ignored => Err(wrong(
-                "floats: config.json leaves this layer out of the quantisation",
-            )),
-            _ if self.raw(&format!("{prefix}.SCB")).is_some() => {
-                let weight = StoredWeight::Int8 {
-                    data,
-                    scales: self.scb(prefix, n)?,
-                    zero_points: None,
-                };
-                Ok((weight, ActivationQuant::PerToken))
+            Layer::Blocks(block) => Some((self.per_block([n, k], block)?, block[1])),
+            // Blocks that no config speaks of have the usual size.
+            _ if self.has("weight_scale_inv") && !self.has("weight_scale") => {
+                Some((self.per_block([n, k], [128, 128])?, 128))
             }
-            _ => {
-                let zero_points = self.weight_zero_points(prefix, says, n)?;
-                let input = self.input(prefix, says)?;
-                let weight = StoredWeight::Int8 {
+            _ => None,
+        };
+        let weight = match groups {
+            Some((scales, size)) => StoredWeight::Groupwise { data, scales, size },
+            None => {
+                self.zeros("weight_offset", "zeros: a symmetric weight")?;
+                StoredWeight::Int8 {
                     data,
-                    scales: self.per_output(&scale, n)?,
-                    zero_points,
-                };
-                Ok((weight, input))
+                    scales: self.per_output("weight_scale", n)?,
+                    zero_points: self.weight_zero_points(says, n)?,
+                }
             }
+        };
+        Ok((weight, self.input(says)?, None))
+    }
+
+    /// What is done to inputs before they are quantised.
+    fn transform(&self, k: usize) -> Result<InputTransform, CheckpointError> {
+        let refuse = |source| self.checkpoint.no_layer(self.prefix, source);
+        let mut transform = InputTransform::default();
+        if let Some(multiplier) = self.multiplier(k)? {
+            transform = transform.with_multiplier(&multiplier).map_err(refuse)?;
+        }
+        let online = match self.checkpoint.scheme.transforms() {
+            Some(transforms) => transforms.rotation(self, k)?,
+            None => None,
+        };
+        let comfy = match self.has("comfy_quant") {
+            true => comfy::rotation(self, k)?,
+            false => None,
+        };
+        match (online, comfy) {
+            (Some(_), Some(_)) => {
+                let expected = "one rotation: config.json has another in transform_config";
+                Err(self.wrong("comfy_quant", "convrot", expected))
+            }
+            (Some(rotation), None) | (None, Some(rotation)) => {
+                transform.with_rotation(rotation).map_err(refuse)
+            }
+            (None, None) => Ok(transform),
         }
     }
 }

@@ -72,6 +72,7 @@ impl ModelPlan {
             let (tensors, units) = shards.entry(checkpoint.file_name(name)).or_default();
             match layer_of(name, &raw) {
                 Some(prefix) if source.selects(prefix, &raw)? => {
+                    checkpoint.check_beside(prefix)?;
                     let scale = scale_of(checkpoint, prefix, &raw, options.group_size)?;
                     units.push(Unit::Layer(PlannedLayer {
                         prefix: prefix.into(),
@@ -222,7 +223,7 @@ pub(super) fn fingerprint(
         "imma": env!("CARGO_PKG_VERSION"), "files": files?, "include": names(&options.include),
         "exclude": names(&options.exclude), "calibration": format!("{:?}", options.calibration),
         "recognise": options.recognise,
-        "group_size": options.group_size,
+        "group_size": options.group_size, "open": format!("{:?}", options.open),
     }))
 }
 

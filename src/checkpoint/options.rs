@@ -1,7 +1,7 @@
 //! How a model is quantised, and how far that has come.
 
 use super::error::CheckpointError;
-use super::NamePattern;
+use super::{NamePattern, OpenOptions};
 use crate::gemm::groupwise::check_size;
 use crate::quant::Calibration;
 use std::path::Path;
@@ -23,6 +23,8 @@ pub struct QuantizeOptions {
     pub calibration: Calibration,
     /// How many neighbouring inputs share a scale: 32, 64 or 128; by default all inputs of an output.
     pub group_size: Option<usize>,
+    /// Tensors and keys of the input's config that count as absent; such tensors are not copied.
+    pub open: OpenOptions,
 }
 
 impl QuantizeOptions {
@@ -88,6 +90,7 @@ impl Default for QuantizeOptions {
             recognise: true,
             calibration: Calibration::AbsMax,
             group_size: None,
+            open: OpenOptions::default(),
         }
     }
 }

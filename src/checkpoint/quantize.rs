@@ -27,7 +27,7 @@ use std::path::Path;
 /// # Errors
 /// When the input is not a checkpoint of floats (its config, its parts' configs, a file beside it or a tensor says that it
 /// is quantised already), when its layers are stored `[K, N]` or none is left to quantise, when `output` holds anything but an interrupted run, a weight holds NaN
-/// or infinity, or a file can't be written.
+/// or infinity, a tensor beside it would change its layer, or a file can't be written.
 pub fn quantize_model(
     input: &Path,
     output: &Path,
@@ -36,7 +36,8 @@ pub fn quantize_model(
 ) -> Result<ModelReport, CheckpointError> {
     options.check(input)?;
     let model = FloatModel::read(input)?;
-    let checkpoint = Checkpoint::open(input)?;
+    let checkpoint = Checkpoint::open_with(input, &options.open)?;
+    checkpoint.complete()?;
     model.check(&checkpoint)?;
     let plan = ModelPlan::new(&checkpoint, &model, options)?;
     let mut writer = ModelWriter::open(output, &checkpoint, &plan, options, progress)?;

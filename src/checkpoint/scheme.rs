@@ -1,9 +1,18 @@
-//! What config.json says about a checkpoint's layers.
+//! What a quantisation config says about a checkpoint's layers.
+//!
+//! What concerns a layer alone (a foreign format, an unknown key of its group) is refused when that layer is asked for;
+//! a config that can't be understood at all is refused when the checkpoint is opened.
 
 use super::error::{shortened, CheckpointError};
+use super::group::Group;
+use super::keys::{find, refuse_unknown, show};
 use super::names::NamePattern;
+use super::online::OnlineTransforms;
 use serde_json::Value;
 use std::path::Path;
+
+/// What was found, and what was expected.
+pub(super) type Refusal = (String, String);
 
 /// How the layers of a checkpoint are stored, from its `quantization_config`.
 #[derive(Debug, Clone, Default)]
@@ -11,32 +20,24 @@ pub(super) enum Scheme {
     /// Nothing is said: the tensors show how they are stored.
     #[default]
     Plain,
-    /// compressed-tensors, format `int-quantized`.
-    CompressedTensors {
-        groups: Vec<Group>,
-        ignore: Vec<NamePattern>,
-    },
+    /// compressed-tensors.
+    CompressedTensors(CompressedTensors),
     /// bitsandbytes with 8 bits.
     BitsAndBytes { ignore: Vec<NamePattern> },
+    /// A method whose int8 layers show by their tensors how they are stored; or why they can't be read.
+    Tensors(Result<(), Refusal>),
+    /// One scale for each block of the weight, `[outputs, inputs]`.
+    Blocks([usize; 2]),
 }
 
-/// One entry of `config_groups`.
+/// compressed-tensors: groups of layers, and what is said of all of them.
 #[derive(Debug, Clone)]
-pub(super) struct Group {
-    targets: Vec<NamePattern>,
-    pub inputs: Inputs,
-    pub weights_symmetric: bool,
-    /// How many inputs share a weight scale; `None` where all inputs of an output do.
-    pub weights_size: Option<usize>,
-}
-
-/// How a group's inputs are quantised.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Inputs {
-    /// At run time, one scale per row.
-    Dynamic { symmetric: bool },
-    /// With the constants in `P.input_scale`, `P.input_zero_point`.
-    Static { symmetric: bool },
+pub(super) struct CompressedTensors {
+    groups: Vec<Group>,
+    ignore: Vec<NamePattern>,
+    /// Whether the keys of the config are all understood.
+    keys: Result<(), Refusal>,
+    transforms: OnlineTransforms,
 }
 
 /// What a scheme says of one layer.
@@ -50,194 +51,240 @@ pub(super) enum Layer<'a> {
     Group(&'a Group),
     /// Quantised by bitsandbytes.
     BitsAndBytes,
+    /// One scale for each block of the weight, `[outputs, inputs]`.
+    Blocks([usize; 2]),
 }
 
+const KEYS: [&str; 12] = [
+    "quant_method",
+    "format",
+    "quantization_status",
+    "config_groups",
+    "ignore",
+    // It speaks of an attention's cache; where it touches a layer there is a tensor beside the weight.
+    "kv_cache_scheme",
+    "global_compression_ratio",
+    "version",
+    "transform_config",
+    "sparsity_config",
+    "run_compressed",
+    "producer",
+];
+
 impl Scheme {
-    /// Reads `quantization_config` of a config.json.
-    pub fn parse(path: &Path, text: &str) -> Result<Self, CheckpointError> {
-        let config: Value = super::python_json::parse(text).map_err(|e| {
-            CheckpointError::file(path, format!("no JSON ({e})"), "a model's config.json")
-        })?;
-        let quantization = match config.get("quantization_config") {
-            None => config.get("compression_config"),
-            some => some,
-        };
-        match quantization {
-            None | Some(Value::Null) => Ok(Scheme::Plain),
-            Some(config) => Self::of(config)
-                .map_err(|(found, expected)| CheckpointError::file(path, found, expected)),
+    /// Reads the quantisation config of a config.json, wherever it stands there; `ignore` are keys that the caller wants to
+    /// be left out of it.
+    pub fn parse(path: &Path, config: &Value, ignore: &[String]) -> Result<Self, CheckpointError> {
+        let refuse = |(found, expected): Refusal| CheckpointError::file(path, found, expected);
+        match find(config).map_err(refuse)? {
+            None => Ok(Scheme::Plain),
+            Some(mut config) => {
+                if let Some(config) = config.as_object_mut() {
+                    config.retain(|key, _| !ignore.contains(key));
+                }
+                Self::of(&config).map_err(refuse)
+            }
         }
     }
 
-    fn of(config: &Value) -> Result<Self, (String, String)> {
+    fn of(config: &Value) -> Result<Self, Refusal> {
         let method = config.get("quant_method").and_then(Value::as_str);
+        let is = |key: &str| config.get(key) == Some(&Value::Bool(true));
         match method {
-            Some("compressed-tensors") => {}
-            Some("bitsandbytes") if config.get("load_in_4bit") == Some(&Value::Bool(true)) => {
-                return Err((
-                    "bitsandbytes with 4 bits".into(),
-                    "bitsandbytes with 8 bits".into(),
-                ));
+            Some("compressed-tensors") => {
+                CompressedTensors::of(config).map(Self::CompressedTensors)
             }
+            Some("bitsandbytes") if is("load_in_4bit") => Err((
+                "bitsandbytes with 4 bits".into(),
+                "bitsandbytes with 8 bits".into(),
+            )),
             Some("bitsandbytes") => {
                 let ignore = patterns(config.get("llm_int8_skip_modules"), "a skip list")?;
-                return Ok(Scheme::BitsAndBytes { ignore });
+                Ok(Scheme::BitsAndBytes { ignore })
             }
+            // As older versions of it wrote.
+            None if is("load_in_8bit") => {
+                let ignore = patterns(config.get("llm_int8_skip_modules"), "a skip list")?;
+                Ok(Scheme::BitsAndBytes { ignore })
+            }
+            Some("w8a8_int8") => {
+                let keys = [
+                    "quant_method",
+                    "activation_scheme",
+                    "is_dynamic",
+                    "ignore",
+                    "packed_modules_mapping",
+                ];
+                let known = refuse_unknown("quantization_config", config, &keys);
+                Ok(Scheme::Tensors(known.and(dynamic(config))))
+            }
+            Some("blockwise_int8") => Self::blocks(config),
+            Some("modelopt") => Ok(Scheme::Tensors(modelopt(config))),
             other => {
                 let other = other.map_or("none".into(), shortened);
-                return Err((
+                Err((
                     format!("quant_method {other}"),
-                    "compressed-tensors or bitsandbytes".into(),
-                ));
+                    "compressed-tensors, bitsandbytes, w8a8_int8, blockwise_int8 or modelopt"
+                        .into(),
+                ))
             }
         }
-        let format = config.get("format").and_then(Value::as_str);
-        if !matches!(format, Some("int-quantized" | "naive-quantized" | "dense")) {
-            return Err((
-                format!("format {}", format.map_or("none".into(), shortened)),
-                "int-quantized".into(),
-            ));
-        }
-        let ignore = patterns(config.get("ignore"), "an ignore list")?;
-        let groups = config.get("config_groups").and_then(Value::as_object);
-        let groups = groups.ok_or((
-            "no config_groups".to_string(),
-            "an object config_groups".to_string(),
-        ))?;
-        let groups = groups.values().map(Group::of).collect::<Result<_, _>>()?;
-        Ok(Scheme::CompressedTensors { groups, ignore })
     }
 
-    /// What is said of the layer of this name; `linear` when it could be a linear layer.
-    pub fn layer(&self, prefix: &str) -> Layer<'_> {
-        let any = |patterns: &[NamePattern]| patterns.iter().any(|p| p.matches(prefix));
+    fn blocks(config: &Value) -> Result<Self, Refusal> {
+        let keys = [
+            "quant_method",
+            "activation_scheme",
+            "weight_block_size",
+            "ignored_layers",
+            "modules_to_not_convert",
+        ];
+        if let Err(refusal) = refuse_unknown("quantization_config", config, &keys) {
+            return Ok(Scheme::Tensors(Err(refusal)));
+        }
+        if let Err(refusal) = dynamic(config) {
+            return Ok(Scheme::Tensors(Err(refusal)));
+        }
+        let size = config.get("weight_block_size").unwrap_or(&Value::Null);
+        let side = |i: usize| size.get(i).and_then(Value::as_u64);
+        match (side(0), side(1)) {
+            (Some(n @ 1..), Some(k @ (32 | 64 | 128))) => {
+                Ok(Scheme::Blocks([n as usize, k as usize]))
+            }
+            _ => Err((
+                format!("weight_block_size {}", show(size)),
+                "[outputs, inputs] with 32, 64 or 128 inputs".into(),
+            )),
+        }
+    }
+
+    /// What is said of the layer of this name.
+    pub fn layer(&self, prefix: &str) -> Result<Layer<'_>, Refusal> {
         match self {
-            Scheme::Plain => Layer::Unknown,
+            Scheme::Plain => Ok(Layer::Unknown),
             // bitsandbytes compares whole names and their last parts.
             Scheme::BitsAndBytes { ignore } => {
                 let skipped = |p: &NamePattern| {
                     let name = p.as_str();
                     prefix == name || prefix.ends_with(&format!(".{name}"))
                 };
-                if ignore.iter().any(skipped) {
-                    Layer::Ignored
-                } else {
-                    Layer::BitsAndBytes
-                }
+                Ok(match ignore.iter().any(skipped) {
+                    true => Layer::Ignored,
+                    false => Layer::BitsAndBytes,
+                })
             }
-            Scheme::CompressedTensors { groups, ignore } => {
-                if any(ignore) {
-                    return Layer::Ignored;
-                }
-                // A name is a closer match than a class of layers.
-                let named = groups.iter().find(|g| any(&g.targets));
-                let class = |g: &&Group| g.targets.iter().any(|t| t.as_str() == "Linear");
-                match named.or_else(|| groups.iter().find(class)) {
-                    Some(group) => Layer::Group(group),
-                    None => Layer::Unknown,
-                }
-            }
+            Scheme::CompressedTensors(config) => config.layer(prefix),
+            Scheme::Tensors(readable) => readable.clone().map(|()| Layer::Unknown),
+            Scheme::Blocks(size) => Ok(Layer::Blocks(*size)),
+        }
+    }
+
+    /// Rotations of the inputs of the layer of this name, at run time.
+    pub fn transforms(&self) -> Option<&OnlineTransforms> {
+        match self {
+            Scheme::CompressedTensors(config) => Some(&config.transforms),
+            _ => None,
         }
     }
 }
 
-impl Group {
-    fn of(group: &Value) -> Result<Self, (String, String)> {
-        let targets = patterns(group.get("targets"), "a list of targets")?;
-        let field = |of: &Value, name: &str| of.get(name).cloned().unwrap_or(Value::Null);
-        let args = |part: &str, strategies: &[&str]| -> Result<Option<Value>, (String, String)> {
-            let args = field(group, part);
-            if args.is_null() {
-                return Ok(None);
-            }
-            let bits = field(&args, "num_bits");
-            let kind = field(&args, "type");
-            if bits != 8 || kind != "int" {
-                return Err((
-                    format!("{part} of type {} with {} bits", show(&kind), show(&bits)),
-                    "type int with 8 bits".into(),
-                ));
-            }
-            let strategy = field(&args, "strategy");
-            if !strategy.is_null() && !strategies.iter().any(|s| strategy == *s) {
-                return Err((
-                    format!("{part} with strategy {}", show(&strategy)),
-                    format!("strategy {}", strategies.join(" or ")),
-                ));
-            }
-            Ok(Some(args))
-        };
-        let symmetric = |args: &Value| field(args, "symmetric") != false;
-        let weights = args("weights", &["channel", "tensor", "group"])?.ok_or((
-            "a group without weights".to_string(),
-            "weights in each group".to_string(),
+/// Refuses inputs that are not quantised at run time, where a config speaks of it.
+fn dynamic(config: &Value) -> Result<(), Refusal> {
+    match config.get("activation_scheme") {
+        None | Some(Value::Null) => Ok(()),
+        Some(scheme) if scheme == "dynamic" => Ok(()),
+        Some(other) => Err((
+            format!("activation_scheme {}", show(other)),
+            "dynamic".into(),
+        )),
+    }
+}
+
+/// Refuses what ModelOpt makes beside int8 with int8.
+fn modelopt(config: &Value) -> Result<(), Refusal> {
+    let algorithm = config.get("quant_algo").and_then(Value::as_str);
+    match algorithm {
+        Some(name) if name.starts_with("W8A8_SQ") => Ok(()),
+        other => Err((
+            format!("quant_algo {}", other.map_or("none".into(), shortened)),
+            "W8A8_SQ_PER_CHANNEL".into(),
+        )),
+    }
+}
+
+impl CompressedTensors {
+    fn of(config: &Value) -> Result<Self, Refusal> {
+        let ignore = patterns(config.get("ignore"), "an ignore list")?;
+        let groups = config.get("config_groups").and_then(Value::as_object);
+        let groups = groups.ok_or((
+            "no config_groups".to_string(),
+            "an object config_groups".to_string(),
         ))?;
-        let weights_size = group_size(&weights)?;
-        let inputs = match args("input_activations", &["token", "tensor"])? {
-            // Weights alone are quantised; a product in int8 needs its inputs quantised too, the finest way.
-            None => Inputs::Dynamic { symmetric: true },
-            Some(args) => match field(&args, "dynamic") {
-                Value::Bool(true) => Inputs::Dynamic {
-                    symmetric: symmetric(&args),
-                },
-                Value::Bool(false) | Value::Null => Inputs::Static {
-                    symmetric: symmetric(&args),
-                },
-                other => {
-                    return Err((
-                        format!("input_activations with dynamic {}", show(&other)),
-                        "true or false".into(),
-                    ))
-                }
-            },
-        };
-        Ok(Group {
-            targets,
-            inputs,
-            weights_symmetric: symmetric(&weights),
-            weights_size,
+        let format = config.get("format").unwrap_or(&Value::Null);
+        let group = |(name, group): (&String, &Value)| Group::of(name, group, format);
+        let keys = refuse_unknown("quantization_config", config, &KEYS);
+        Ok(CompressedTensors {
+            groups: groups.iter().map(group).collect::<Result<_, _>>()?,
+            ignore,
+            keys: keys.and(dense(config.get("sparsity_config"))),
+            transforms: OnlineTransforms::of(config.get("transform_config"))?,
         })
     }
+
+    fn layer(&self, prefix: &str) -> Result<Layer<'_>, Refusal> {
+        if any(&self.ignore, prefix)? {
+            return Ok(Layer::Ignored);
+        }
+        self.keys.clone()?;
+        // A name is a closer match than a class of layers.
+        let mut found = None;
+        for group in &self.groups {
+            if any(&group.targets, prefix)? {
+                found = Some(group);
+                break;
+            }
+        }
+        let class = |g: &&Group| g.targets.iter().any(|t| t.as_str() == "Linear");
+        match found.or_else(|| self.groups.iter().find(class)) {
+            None => Ok(Layer::Unknown),
+            Some(group) => group.readable.clone().map(|()| Layer::Group(group)),
+        }
+    }
 }
 
-/// How many inputs share a scale, where the strategy is `group` (named, or implied by a group size).
-fn group_size(weights: &Value) -> Result<Option<usize>, (String, String)> {
-    let field = |name: &str| weights.get(name).unwrap_or(&Value::Null);
-    let (strategy, size) = (field("strategy"), field("group_size"));
-    if *strategy != "group" && !(strategy.is_null() && size.as_u64().is_some()) {
-        return Ok(None);
+/// Refuses weights whose zeros are stored in another way.
+fn dense(sparsity: Option<&Value>) -> Result<(), Refusal> {
+    let format = sparsity.and_then(|s| s.get("format"));
+    match format {
+        None => Ok(()),
+        Some(format) if *format == "dense" => Ok(()),
+        Some(other) => Err((
+            format!("sparsity_config with format {}", show(other)),
+            "none, or format dense".into(),
+        )),
     }
-    let refuse = |what: &str, found: &Value, expected: &str| {
-        let found = format!("weights with {what} {}", show(found));
-        Err((found, expected.to_string()))
-    };
-    match size.as_u64() {
-        Some(32 | 64 | 128) => {}
-        _ => return refuse("group_size", size, "group_size 32, 64 or 128"),
-    }
-    // Inputs in another order than the weight's own.
-    let order = field("actorder");
-    if !order.is_null() && *order != "static" && *order != "weight" {
-        return refuse("actorder", order, "none, static or weight");
-    }
-    if *field("symmetric") == false {
-        return refuse(
-            "strategy group, symmetric",
-            &Value::Bool(false),
-            "symmetric true",
-        );
-    }
-    Ok(size.as_u64().map(|size| size as usize))
 }
 
-fn show(value: &Value) -> String {
-    shortened(&value.to_string())
+/// Whether any of the patterns matches.
+pub(super) fn any(patterns: &[NamePattern], name: &str) -> Result<bool, Refusal> {
+    for pattern in patterns {
+        if pattern.try_matches(name)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
-fn patterns(list: Option<&Value>, what: &str) -> Result<Vec<NamePattern>, (String, String)> {
+/// A list of names and expressions; one alone may stand without a list.
+pub(super) fn patterns(list: Option<&Value>, what: &str) -> Result<Vec<NamePattern>, Refusal> {
+    let one;
     let list = match list {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(Value::Array(list)) => list,
+        Some(Value::String(name)) => {
+            one = vec![Value::String(name.clone())];
+            &one
+        }
         Some(other) => return Err((show(other), what.to_string())),
     };
     list.iter()

@@ -2,7 +2,9 @@
 
 use super::error::{shortened, CheckpointError};
 use super::file::{MappedFile, RawTensor};
-use super::scheme::Scheme;
+use super::names::NamePattern;
+use super::python_json;
+use super::scheme::{Refusal, Scheme};
 use crate::files::{of_start, START};
 use ndarray::{ArrayD, IxDyn};
 use serde_json::Value;
@@ -31,9 +33,43 @@ pub(super) const INDEX: &str = "model.safetensors.index.json";
 pub struct Checkpoint {
     path: PathBuf,
     files: Vec<MappedFile>,
-    /// The file that each tensor lies in.
-    tensors: BTreeMap<String, usize>,
+    /// The file that each tensor lies in, or why an index names it in vain.
+    tensors: BTreeMap<String, Result<usize, String>>,
     pub(super) scheme: Scheme,
+    /// What Ascend's quant_model_description.json says of each weight.
+    pub(super) description: Option<serde_json::Map<String, Value>>,
+    /// Where what is said of the layers was read.
+    config: PathBuf,
+}
+
+/// What to leave out of a checkpoint when it is opened: for tensors and keys of its config that this crate would refuse,
+/// and of which the caller knows that they do not matter.
+///
+/// ```
+/// use imma::checkpoint::{Checkpoint, OpenOptions};
+/// let options = OpenOptions::default().ignore_tensors("*.lora_*".parse()?).ignore_keys("transform_config");
+/// let checkpoint = Checkpoint::open_with("tests/data/checkpoints/ct_dynamic", &options)?;
+/// assert!(checkpoint.linear("up").is_ok());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    tensors: Vec<NamePattern>,
+    keys: Vec<String>,
+}
+
+impl OpenOptions {
+    /// Tensors of these names count as absent.
+    pub fn ignore_tensors(mut self, names: NamePattern) -> Self {
+        self.tensors.push(names);
+        self
+    }
+
+    /// This key at the head of the quantisation config counts as absent.
+    pub fn ignore_keys(mut self, key: impl Into<String>) -> Self {
+        self.keys.push(key.into());
+        self
+    }
 }
 
 /// A tensor's type and shape.
@@ -49,14 +85,28 @@ pub struct TensorInfo {
 }
 
 impl Checkpoint {
-    /// Opens a `.safetensors` file, a `.safetensors.index.json`, or a folder that holds one of them (with the index
-    /// first, then `model.safetensors`, then any one `.safetensors` file). A config.json beside says how the layers are
-    /// quantised.
+    /// Opens a `.safetensors` file, a `.safetensors.index.json`, or a folder that holds one of them: an index first
+    /// (`model.safetensors.index.json`, or diffusers' `diffusion_pytorch_model.safetensors.index.json`), then
+    /// `model.safetensors` or `diffusion_pytorch_model.safetensors`, then any one `.safetensors` file. A config.json
+    /// beside says how the layers are quantised; so does ModelOpt's hf_quant_config.json.
+    ///
+    /// Tensors that an index names and no file holds are refused when they are asked for.
     ///
     /// # Errors
-    /// When a file is missing or damaged, when the index names tensors that are not there or files outside its own
-    /// folder, or when config.json describes a quantisation that this crate does not read.
+    /// When a file is damaged, when the index names files outside its own folder, or when config.json describes a
+    /// quantisation that this crate does not read.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        Self::open_with(path, &OpenOptions::default())
+    }
+
+    /// [`open`](Self::open), with some tensors and keys left out.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(
+        path: impl AsRef<Path>,
+        options: &OpenOptions,
+    ) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
         let file = if path.is_dir() {
             file_of_folder(path)?
@@ -64,24 +114,27 @@ impl Checkpoint {
             path.to_path_buf()
         };
         let folder = file.parent().unwrap_or(Path::new(""));
-        let config = folder.join("config.json");
-        let scheme = if config.is_file() {
-            Scheme::parse(&config, &read_json(&config)?)?
-        } else {
-            Scheme::default()
+        let (config, scheme) = scheme_of(folder, &options.keys)?;
+        let description = folder.join("quant_model_description.json");
+        let description = match description.is_file() {
+            true => object(&description)?,
+            false => None,
         };
-        let (files, tensors) = if file.extension().is_some_and(|e| e == "json") {
+        let (files, mut tensors) = if file.extension().is_some_and(|e| e == "json") {
             open_shards(&file, folder)?
         } else {
             let file = MappedFile::open(&file)?;
-            let tensors = file.names().map(|name| (name, 0)).collect();
+            let tensors = file.names().map(|name| (name, Ok(0))).collect();
             (vec![file], tensors)
         };
+        tensors.retain(|name, _| !options.tensors.iter().any(|p| p.matches(name)));
         Ok(Checkpoint {
             path: path.into(),
             files,
             tensors,
             scheme,
+            description,
+            config,
         })
     }
 
@@ -92,7 +145,23 @@ impl Checkpoint {
 
     /// The names of its tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
+        let there = self.tensors.iter().filter(|(_, place)| place.is_ok());
+        there.map(|(name, _)| name.as_str())
+    }
+
+    /// The names below a prefix that ends with a dot, all of them for an empty one; those that an index names in vain too.
+    pub(super) fn names_below<'s>(&'s self, prefix: &'s str) -> impl Iterator<Item = &'s str> {
+        let from = self.tensors.range(prefix.to_string()..);
+        let names = from.map(|(name, _)| name.as_str());
+        names.take_while(move |name| name.starts_with(prefix))
+    }
+
+    /// Refuses a checkpoint whose index names tensors that no file holds.
+    pub(super) fn complete(&self) -> Result<(), CheckpointError> {
+        match self.tensors.iter().find(|(_, place)| place.is_err()) {
+            None => Ok(()),
+            Some((name, _)) => self.require(name).map(|_| ()),
+        }
     }
 
     /// A tensor's type and shape, when there is one of that name.
@@ -118,19 +187,45 @@ impl Checkpoint {
     }
 
     pub(super) fn raw(&self, name: &str) -> Option<RawTensor<'_>> {
-        self.files[*self.tensors.get(name)?].tensor(name)
+        self.file_of(name)?.tensor(name)
+    }
+
+    fn file_of(&self, name: &str) -> Option<&MappedFile> {
+        let place = self.tensors.get(name)?.as_ref().ok()?;
+        self.files.get(*place)
     }
 
     pub(super) fn require(&self, name: &str) -> Result<RawTensor<'_>, CheckpointError> {
-        self.raw(name)
-            .ok_or_else(|| self.wrong(name, "no such tensor", "one of this name"))
+        if let Some(raw) = self.raw(name) {
+            return Ok(raw);
+        }
+        if let Some(Err(why)) = self.tensors.get(name) {
+            let expected = "the one that the index places there";
+            return Err(self.wrong(name, why.as_str(), expected));
+        }
+        // What stands in its place says more: the tensors of another format.
+        let below = name.strip_suffix("weight").unwrap_or(name);
+        let beside: Vec<&str> = match below {
+            "" => Vec::new(),
+            _ => self
+                .names_below(below)
+                .take(4)
+                .map(|n| &n[below.len()..])
+                .collect(),
+        };
+        let found = match beside.is_empty() || below == name {
+            true => "no such tensor".to_string(),
+            false => format!("no such tensor beside {}", shortened(&beside.join(", "))),
+        };
+        Err(self.wrong(name, found, "one of this name"))
     }
 
     /// The name of the file that a tensor lies in.
     pub(super) fn file_name(&self, tensor: &str) -> String {
-        let file = self.tensors.get(tensor).map(|i| self.files[*i].path());
-        let name = file.and_then(Path::file_name).unwrap_or_default();
-        name.to_string_lossy().into_owned()
+        let name = self
+            .file_of(tensor)
+            .and_then(|file| file.path().file_name());
+        name.unwrap_or_default().to_string_lossy().into_owned()
     }
 
     pub(super) fn file_paths(&self) -> impl Iterator<Item = &Path> {
@@ -150,9 +245,52 @@ impl Checkpoint {
         found: impl Into<String>,
         expected: impl Into<String>,
     ) -> CheckpointError {
-        let file = self.tensors.get(name).map(|i| self.files[*i].path());
+        let file = self.file_of(name).map(MappedFile::path);
         CheckpointError::tensor(file.unwrap_or(&self.path), name, found, expected)
     }
+
+    /// The refusal of a layer for what is said of it.
+    pub(super) fn refused(&self, prefix: &str, (found, expected): Refusal) -> CheckpointError {
+        CheckpointError::tensor(&self.config, prefix, found, expected)
+    }
+}
+
+/// What the files beside the weights say of the layers, and which file it was.
+fn scheme_of(folder: &Path, ignore: &[String]) -> Result<(PathBuf, Scheme), CheckpointError> {
+    let config = folder.join("config.json");
+    let said = match config.is_file() {
+        true => Scheme::parse(&config, &read_value(&config)?, ignore)?,
+        false => Scheme::default(),
+    };
+    let other = folder.join("hf_quant_config.json");
+    if !matches!(said, Scheme::Plain) || !other.is_file() {
+        return Ok((config, said));
+    }
+    let mut quantization = read_value(&other)?["quantization"].take();
+    if quantization.is_object() {
+        quantization["quant_method"] = "modelopt".into();
+    }
+    let value = serde_json::json!({"quantization_config": quantization});
+    let said = Scheme::parse(&other, &value, ignore)?;
+    Ok((other, said))
+}
+
+/// A JSON file that is an object, where it is one.
+fn object(path: &Path) -> Result<Option<serde_json::Map<String, Value>>, CheckpointError> {
+    match read_value(path)? {
+        Value::Object(map) => Ok(Some(map)),
+        _ => Err(CheckpointError::file(
+            path,
+            "no JSON object",
+            "a JSON object",
+        )),
+    }
+}
+
+/// A JSON file as Python writes it.
+pub(super) fn read_value(path: &Path) -> Result<Value, CheckpointError> {
+    python_json::parse(&read_json(path)?)
+        .map_err(|e| CheckpointError::file(path, format!("no JSON ({e})"), "a model's config.json"))
 }
 
 /// Whether a file's name is one of weights in any format.
@@ -176,7 +314,12 @@ pub(super) fn holds_weights(path: &Path) -> bool {
 
 /// Which file of a folder is the checkpoint.
 fn file_of_folder(folder: &Path) -> Result<PathBuf, CheckpointError> {
-    for name in [INDEX, "model.safetensors"] {
+    for name in [
+        INDEX,
+        "diffusion_pytorch_model.safetensors.index.json",
+        "model.safetensors",
+        "diffusion_pytorch_model.safetensors",
+    ] {
         let file = folder.join(name);
         if file.is_file() {
             return Ok(file);
@@ -262,7 +405,7 @@ fn is_plain_name(file: &str) -> bool {
     name == Some(file) && !file.contains('\\') && file.ends_with(".safetensors")
 }
 
-type Opened = (Vec<MappedFile>, BTreeMap<String, usize>);
+type Opened = (Vec<MappedFile>, BTreeMap<String, Result<usize, String>>);
 
 fn open_shards(index: &Path, folder: &Path) -> Result<Opened, CheckpointError> {
     let map = weight_map(index)?;
@@ -270,21 +413,26 @@ fn open_shards(index: &Path, folder: &Path) -> Result<Opened, CheckpointError> {
     let mut files = Vec::new();
     let mut numbers = BTreeMap::new();
     for name in names {
-        numbers.insert(name.clone(), files.len());
-        files.push(MappedFile::open(&folder.join(name))?);
+        let path = folder.join(name);
+        // A file that is not there fails those who ask for its tensors; a damaged one fails all.
+        let there = path.symlink_metadata().is_ok();
+        numbers.insert(name.clone(), there.then_some(files.len()));
+        if there {
+            files.push(MappedFile::open(&path)?);
+        }
+    }
+    if files.is_empty() && !map.is_empty() {
+        let name = map.values().next().map_or("", String::as_str);
+        MappedFile::open(&folder.join(name))?;
     }
     let mut tensors = BTreeMap::new();
     for (name, file) in map {
-        let number = numbers[&file];
-        if files[number].tensor(&name).is_none() {
-            return Err(CheckpointError::tensor(
-                files[number].path(),
-                &name,
-                "no such tensor",
-                "the one that the index places there",
-            ));
-        }
-        tensors.insert(name, number);
+        let place = match numbers[&file] {
+            Some(number) if files[number].tensor(&name).is_some() => Ok(number),
+            Some(_) => Err(format!("no such tensor in {}", shortened(&file))),
+            None => Err(format!("no file {}", shortened(&file))),
+        };
+        tensors.insert(name, place);
     }
     Ok((files, tensors))
 }

@@ -45,7 +45,12 @@ pub(crate) fn check_groups(
     let (n, k) = weight.dim();
     check_k(k, false)?;
     check_scales("Int8Linear", &scales, [n, k.div_ceil(size)])?;
-    match scales.iter().find(|s| !s.is_finite()) {
+    check_finite(scales)
+}
+
+/// Refuses scales of the caller's that are not finite. Scales that quantising found may be: those of weights that were not.
+pub(crate) fn check_finite<'s>(scales: impl IntoIterator<Item = &'s f32>) -> Result<()> {
+    match scales.into_iter().find(|s| !s.is_finite()) {
         None => Ok(()),
         Some(bad) => Err(Error::Value {
             what: "a weight scale",

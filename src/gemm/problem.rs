@@ -18,7 +18,8 @@ pub enum ActivationQuant {
     PerTokenAsymmetric,
     /// Symmetric with a scale known beforehand: `q = clip(round_half_even(x * (1 / scale)))`.
     ///
-    /// The data are not looked at: values beyond `127 * scale` clip and NaN counts as 0.
+    /// A product does not look at the data: values beyond `127 * scale` clip and NaN counts as 0.
+    /// [`Int8Linear`](crate::Int8Linear) does, and answers NaN for a row that is not finite.
     Static {
         /// The size of one step.
         scale: f32,
@@ -26,7 +27,7 @@ pub enum ActivationQuant {
     /// Asymmetric with constants known beforehand: `q = clip(round_half_even(x * (1 / scale)) + zero_point)`, to
     /// -128..=127.
     ///
-    /// The data are not looked at, as in `Static`: NaN counts as 0.
+    /// A product does not look at the data, as in `Static`: NaN counts as 0.
     StaticAsymmetric {
         /// The size of one step.
         scale: f32,

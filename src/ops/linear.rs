@@ -4,17 +4,23 @@ use crate::activation::Activation;
 use crate::element::{Element, FloatSlice};
 use crate::epilogue::{Epilogue, Output};
 use crate::error::{Error, Result};
-use crate::gemm::groupwise::check_groups;
+use crate::gemm::groupwise::{check_finite, check_groups};
 use crate::gemm::{ActivationQuant, Backend, Gemm, Lhs, PackedWeights, Weights};
+use crate::numerics;
 use crate::ops::default_backend;
 use crate::ops::q_matmul_int8::rows_times;
 use crate::ops::rows::{as_rows, as_rows_mut};
-use ndarray::{concatenate, Array, Array2, ArrayView, ArrayView1, ArrayView2, ArrayViewMut};
-use ndarray::{Axis, Dimension};
+use crate::quant::InputTransform;
+use ndarray::{concatenate, s, Array, Array2, ArrayView, ArrayView1, ArrayView2, ArrayViewMut};
+use ndarray::{ArrayViewMut2, Axis, Dimension};
+use rayon::prelude::*;
 use std::sync::Arc;
 
 /// The name in errors.
 const OP: &str = "Int8Linear";
+
+/// Inputs that are transformed at a time: what a forward pass holds of them does not grow with the batch.
+const STRIP: usize = 1 << 20;
 
 /// `y = activation(x . weight^T + bias)` through int8, in one pass from float to float.
 ///
@@ -43,6 +49,7 @@ pub struct Int8Linear {
     bias: Option<Arc<[f32]>>,
     activation: Activation,
     quant: ActivationQuant,
+    transform: InputTransform,
     /// Inputs that the packed weights expect a second time, after all the others; see
     /// [`from_int8_asymmetric_on`](Int8Linear::from_int8_asymmetric_on).
     repeated: Arc<[usize]>,
@@ -107,13 +114,7 @@ impl Int8Linear {
         bias: Option<ArrayView1<'_, T>>,
     ) -> Result<Self> {
         let bias = bias_of(bias, weight.nrows())?;
-        if let Some(bad) = scales.iter().find(|s| !s.is_finite()) {
-            return Err(Error::Value {
-                what: "a weight scale",
-                found: bad.to_string(),
-                expected: "a finite number".into(),
-            });
-        }
+        check_finite(scales)?;
         let n = weight.nrows();
         if scales.len() != 1 && scales.len() != n {
             return Err(Error::Length {
@@ -219,6 +220,7 @@ impl Int8Linear {
             bias,
             activation: Activation::None,
             quant: ActivationQuant::PerToken,
+            transform: InputTransform::default(),
             repeated: Arc::default(),
         }
     }
@@ -284,7 +286,8 @@ impl Int8Linear {
         Int8Linear { activation, ..self }
     }
 
-    /// The same layer with its inputs quantised in another way: static, or asymmetric per row.
+    /// The same layer with its inputs quantised in another way: static, or asymmetric per row. A row with NaN or
+    /// infinity gives NaN in its row of the result, whichever way it is.
     ///
     /// # Errors
     /// [`Error::Value`] for a static scale that is not a number above zero with a finite inverse,
@@ -300,6 +303,32 @@ impl Int8Linear {
             Epilogue::default(),
         )?;
         Ok(Int8Linear { quant, ..self })
+    }
+
+    /// The same layer with its inputs transformed before they are quantised: for weights that are stored multiplied or
+    /// rotated. On every backend the transform runs on the CPU, in f32, a strip of rows at a time.
+    ///
+    /// ```
+    /// use imma::quant::InputTransform;
+    /// use imma::Int8Linear;
+    /// use ndarray::arr2;
+    /// // The weight's second column was divided by 8, so the input's is multiplied.
+    /// let layer = Int8Linear::from_float(arr2(&[[1.0f32, 0.125]]).view(), None)?
+    ///     .with_input_transform(InputTransform::default().with_multiplier(&[1.0, 8.0])?)?;
+    /// assert!((layer.forward(arr2(&[[2.0f32, 1.0]]).view())?[[0, 0]] - 3.0).abs() < 0.05);
+    /// # Ok::<(), imma::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`InputTransform::check`] for K inputs.
+    pub fn with_input_transform(self, transform: InputTransform) -> Result<Self> {
+        transform.check(self.inputs())?;
+        Ok(Int8Linear { transform, ..self })
+    }
+
+    /// What is done to inputs before they are quantised.
+    pub fn input_transform(&self) -> &InputTransform {
+        &self.transform
     }
 
     /// K, the length of an input row.
@@ -373,20 +402,39 @@ impl Int8Linear {
         rows_times(OP, x, k, n, &[n, k])
     }
 
-    fn rows<T: Element>(
-        &self,
-        x: ArrayView2<'_, T>,
-        out: ndarray::ArrayViewMut2<'_, T>,
-    ) -> Result<()> {
+    fn rows<T: Element>(&self, x: ArrayView2<'_, T>, mut out: ArrayViewMut2<'_, T>) -> Result<()> {
         if out.is_empty() {
             return Ok(());
         }
+        if self.transform.is_identity() {
+            return self.product(x, out);
+        }
+        let strip = (STRIP / self.inputs().max(1)).max(1);
+        for first in (0..x.nrows()).step_by(strip) {
+            let rows = s![first..x.nrows().min(first + strip), ..];
+            let mut x = x.slice(rows).map(|x| x.to_f32());
+            if let Some(all) = x.as_slice_mut().filter(|all| !all.is_empty()) {
+                let k = self.inputs();
+                all.par_chunks_mut(k)
+                    .try_for_each(|row| self.transform.apply(row))?;
+            }
+            self.product(x.view(), out.slice_mut(rows))?;
+        }
+        Ok(())
+    }
+
+    /// The product of inputs that are as the weights expect them.
+    fn product<I: Element, T: Element>(
+        &self,
+        x: ArrayView2<'_, I>,
+        mut out: ArrayViewMut2<'_, T>,
+    ) -> Result<()> {
         let widened = (!self.repeated.is_empty()).then(|| {
             let again = x.select(Axis(1), &self.repeated);
             concatenate(Axis(1), &[x, again.view()]).expect("as many rows")
         });
         let lhs = Lhs::Float {
-            data: T::tag(widened.as_ref().map_or(x, |x| x.view())),
+            data: I::tag(widened.as_ref().map_or(x, |x| x.view())),
             quant: self.quant,
         };
         let epilogue = Epilogue {
@@ -395,7 +443,18 @@ impl Int8Linear {
             ..Epilogue::to(Output::of::<T>())
         };
         let gemm = Gemm::new(lhs, &self.weights, epilogue)?;
-        self.backend.gemm(&gemm, T::tag_mut(out))
+        self.backend.gemm(&gemm, T::tag_mut(out.view_mut()))?;
+        if let ActivationQuant::Static { .. } | ActivationQuant::StaticAsymmetric { .. } =
+            self.quant
+        {
+            // A product by constants does not look at its data.
+            for (x, mut y) in x.rows().into_iter().zip(out.rows_mut()) {
+                if !numerics::absmax(x.iter().map(|x| x.to_f32())).is_finite() {
+                    y.fill(T::from_f32(f32::NAN));
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,36 +1,38 @@
 //! LLM.int8(): input channels with outliers are multiplied as floats, the others as integers.
 
 use crate::activation::Activation;
+use crate::element::Element;
 use crate::element::OutputMut;
-use crate::element::{Element, FloatView};
 use crate::epilogue::Epilogue;
 use crate::error::{Error, Result};
+use crate::gemm::groupwise::check_finite;
 use crate::gemm::{ActivationQuant, Backend, Gemm, Lhs, PackedWeights, Weights};
-use crate::ops::float_gemm::gemm_f32;
 use crate::ops::linear::bias_of;
 use crate::ops::q_matmul_int8::rows_times;
 use crate::ops::rows::as_rows;
 use crate::quant::Quantizer;
 use ndarray::{Array, Array2, ArrayView, ArrayView1, ArrayView2, Axis, Dimension};
+use rayon::prelude::*;
 use std::sync::Arc;
 
 /// The name in errors.
 const OP: &str = "OutlierLinear";
 
-/// `y = activation(x . weight^T + bias)` where the input channels that hold an outlier, in the batch at hand, do not go
-/// through int8.
+/// `y = activation(x . weight^T + bias)` where the outliers of each row do not go through int8.
 ///
-/// A channel `k` is an outlier when `|x[m, k]| > threshold` for any row `m`. With O these channels:
+/// `x[m, k]` is an outlier when `|x[m, k]| > threshold`. With O(m) the outliers of row m:
 ///
 /// ```text
-/// y = (x without O) . weight^T, through int8, with the rows' scales found without O
-///   + x[.., O] . (weight[.., O] dequantised)^T, in f32, added in the epilogue
+/// y[m] = (x[m] without O(m)) . weight^T + bias, through int8, with the row's scale found without O(m)
+/// y[m, n] = fma(x[m, k], weight[n, k] dequantised, y[m, n])   for each k of O(m), ascending, in f32
+/// y = activation(y), then one rounding to the type of x
 /// ```
 ///
-/// so that an outlier neither coarsens its row's scale nor is rounded itself. A batch without outliers takes the int8 product
-/// alone, with the bits of [`Int8Linear`](crate::Int8Linear). The integers are kept a second time, unpacked, so that
-/// columns can be taken from them. Method: T. Dettmers et al., *LLM.int8()* (2022), whose threshold is 6.0. A channel that holds NaN or infinity
-/// is an outlier and makes its rows' results NaN or infinite, as a float product does.
+/// so that an outlier neither coarsens its row's scale nor is rounded itself. A row without outliers has the bits of
+/// [`Int8Linear`](crate::Int8Linear), and no row's bits depend on another row: any way of batching gives the same. The
+/// integers are kept a second time, unpacked, so that columns can be taken from them. Method: T. Dettmers et al.,
+/// *LLM.int8()* (2022), whose threshold is 6.0; there a whole column goes through floats when any row of the batch has an
+/// outlier in it. NaN and infinity are outliers and make their rows' results NaN or infinite, as a float product does.
 ///
 /// ```
 /// use imma::OutlierLinear;
@@ -66,7 +68,7 @@ impl OutlierLinear {
     ) -> Result<Self> {
         let q = Quantizer::default().quantize(weight)?;
         let backend = super::default_backend().clone();
-        Self::from_int8_on(backend, q.matrix()?, q.scales(), threshold, bias)
+        Self::new(backend, q.matrix()?, q.scales(), threshold, bias)
     }
 
     /// Packs an int8 weight `[N, K]` with one scale per output, such as a bitsandbytes checkpoint holds, for a backend of
@@ -74,8 +76,20 @@ impl OutlierLinear {
     ///
     /// # Errors
     /// [`Error::Value`] for a threshold that is not above zero, [`Error::Length`] unless there are N scales and N
-    /// elements in `bias`, [`Error::KTooLong`] when K is above [`MAX_K`](crate::numerics::MAX_K).
+    /// elements in `bias`, [`Error::KTooLong`] when K is above [`MAX_K`](crate::numerics::MAX_K), [`Error::Value`] for a
+    /// scale that is not finite.
     pub fn from_int8_on<T: Element>(
+        backend: Arc<dyn Backend>,
+        weight: ArrayView2<'_, i8>,
+        scales: &[f32],
+        threshold: f32,
+        bias: Option<ArrayView1<'_, T>>,
+    ) -> Result<Self> {
+        check_finite(scales)?;
+        Self::new(backend, weight, scales, threshold, bias)
+    }
+
+    fn new<T: Element>(
         backend: Arc<dyn Backend>,
         weight: ArrayView2<'_, i8>,
         scales: &[f32],
@@ -116,16 +130,19 @@ impl OutlierLinear {
         OutlierLinear { activation, ..self }
     }
 
-    /// The channels of `x [M, K]` that would be multiplied as floats, ascending.
+    /// The channels of `x [M, K]` in which some row has an outlier, ascending.
     pub fn outliers(&self, x: ArrayView2<'_, f32>) -> Vec<usize> {
-        let beyond = |x: &f32| x.is_nan() || x.abs() > self.threshold;
         let mut found = vec![false; x.ncols()];
         for row in x.rows() {
             for (found, x) in found.iter_mut().zip(row) {
-                *found |= beyond(x);
+                *found |= self.is_outlier(*x);
             }
         }
         (0..found.len()).filter(|i| found[*i]).collect()
+    }
+
+    fn is_outlier(&self, x: f32) -> bool {
+        x.is_nan() || x.abs() > self.threshold
     }
 
     /// `x [.., K]` to `[.., N]`, in the element type of `x`.
@@ -138,42 +155,49 @@ impl OutlierLinear {
         let shape = rows_times(OP, &x, k, n, &[n, k])?;
         let rows = as_rows(x.into_dyn());
         let mut x = rows.mapv(|x| x.to_f32());
-        let outliers = self.outliers(x.view());
-        let added = (!outliers.is_empty()).then(|| {
-            let apart = x.select(Axis(1), &outliers);
-            outliers.iter().for_each(|i| x.column_mut(*i).fill(0.0));
-            let weight = Array2::from_shape_fn((outliers.len(), n), |(o, j)| {
-                f32::from(self.integers[[j, outliers[o]]]) * self.scales[j]
-            });
-            let mut added = Array2::zeros((x.nrows(), n));
-            gemm_f32(apart.view(), weight.view(), added.view_mut());
-            added
-        });
+        let channels = self.outliers(x.view());
+        let apart = x.select(Axis(1), &channels);
+        for i in &channels {
+            let column = x.column_mut(*i).into_iter();
+            column
+                .filter(|x| self.is_outlier(**x))
+                .for_each(|x| *x = 0.0);
+        }
         let mut y = Array2::<f32>::zeros((x.nrows(), n));
         if !y.is_empty() {
             let lhs = Lhs::Float {
                 data: f32::tag(x.view()),
                 quant: ActivationQuant::PerToken,
             };
-            // The epilogue adds a residual after the activation: with outliers the activation waits for the sum.
             let epilogue = Epilogue {
                 bias: self.bias.as_deref().map(f32::tag_slice),
-                activation: match added {
-                    None => self.activation,
-                    Some(_) => Activation::None,
-                },
-                residual: added.as_ref().map(|a| FloatView::F32(a.view())),
                 ..Epilogue::default()
             };
             let gemm = Gemm::new(lhs, &self.weights, epilogue)?;
             self.backend.gemm(&gemm, OutputMut::F32(y.view_mut()))?;
-            if added.is_some() {
-                let y = y.as_slice_mut().expect("made here, in row-major order");
-                self.backend.activate(self.activation, y);
-            }
+            self.add_outliers(&apart, &channels, &mut y);
+            let y = y.as_slice_mut().expect("made here, in row-major order");
+            self.backend.activate(self.activation, y);
         }
         let y = y.mapv(T::from_f32);
         Ok(y.into_shape_with_order(shape).expect("as many elements"))
+    }
+
+    /// Adds what the outliers among `x [M, channels]` contribute, each row by itself and in the channels' order.
+    fn add_outliers(&self, x: &Array2<f32>, channels: &[usize], y: &mut Array2<f32>) {
+        let weight = Array2::from_shape_fn((channels.len(), y.ncols()), |(o, j)| {
+            f32::from(self.integers[[j, channels[o]]]) * self.scales[j]
+        });
+        let n = y.ncols();
+        let y = y.as_slice_mut().expect("made here, in row-major order");
+        y.par_chunks_mut(n).enumerate().for_each(|(i, y)| {
+            let outliers = x.row(i).into_iter().zip(weight.rows());
+            for (x, weight) in outliers.filter(|(x, _)| self.is_outlier(**x)) {
+                for (y, w) in y.iter_mut().zip(weight) {
+                    *y = x.mul_add(*w, *y);
+                }
+            }
+        });
     }
 }
 
@@ -245,6 +269,28 @@ mod tests {
     }
 
     #[test]
+    fn a_rows_bits_do_not_depend_on_other_rows() {
+        let (mut x, w) = (noise((9, 64), 7), noise((24, 64), 8));
+        (x[[2, 9]], x[[5, 9]], x[[5, 60]], x[[7, 1]]) = (80.0, -9.0, 700.0, f32::NAN);
+        for activation in [Activation::None, Activation::Silu] {
+            let layer = OutlierLinear::from_float(w.view(), 6.0, None).unwrap();
+            let layer = layer.with_activation(activation);
+            let plain = Int8Linear::from_float(w.view(), None).unwrap();
+            let plain = plain.with_activation(activation);
+            let all = layer.forward(x.view()).unwrap();
+            let bits = |y: ArrayView2<f32>| y.iter().map(|y| y.to_bits()).collect::<Vec<_>>();
+            for i in 0..9 {
+                let row = x.slice(ndarray::s![i..=i, ..]);
+                let all = bits(all.slice(ndarray::s![i..=i, ..]));
+                assert_eq!(all, bits(layer.forward(row).unwrap().view()), "row {i}");
+                if ![2, 5, 7].contains(&i) {
+                    assert_eq!(all, bits(plain.forward(row).unwrap().view()), "row {i}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn parts_that_do_not_fit_are_refused() {
         let w = arr2(&[[1.0f32, 2.0]]);
         for bad in [0.0, -1.0, f32::NAN] {
@@ -255,6 +301,12 @@ mod tests {
         let q = arr2(&[[1i8, 2]]);
         let made = OutlierLinear::from_int8_on::<f32>(backend, q.view(), &[1.0, 2.0], 6.0, None);
         assert!(made.unwrap_err().to_string().contains("weight scales"));
+        for bad in [f32::NAN, f32::INFINITY] {
+            let backend = super::super::default_backend().clone();
+            let made = OutlierLinear::from_int8_on::<f32>(backend, q.view(), &[bad], 6.0, None);
+            let message = made.unwrap_err().to_string();
+            assert!(message.contains("a weight scale"), "{message}");
+        }
         let layer = OutlierLinear::from_float(w.view(), f32::INFINITY, None).unwrap();
         assert!(layer.forward(arr2(&[[1.0f32]]).view()).is_err());
         assert_eq!(

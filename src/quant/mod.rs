@@ -5,6 +5,7 @@
 //!   quantizer     float tensor -> integers          tensor        integers, scales, zero points
 //!   report        how far a quantised result is from the float one
 //!   smooth        the range of activations moved into the weights
+//!   transform     what a layer does to its inputs before they are quantised
 //! ```
 //!
 //! The scale and rounding rules themselves are those of [`numerics`](crate::numerics).
@@ -15,6 +16,7 @@ mod quantizer;
 mod report;
 mod smooth;
 mod tensor;
+mod transform;
 
 pub use calibration::Calibration;
 pub use granularity::Granularity;
@@ -22,3 +24,4 @@ pub use quantizer::{Quantizer, QuantizerBuilder};
 pub use report::ErrorReport;
 pub use smooth::{ActivationObserver, SmoothQuant};
 pub use tensor::QuantizedTensor;
+pub use transform::{InputTransform, Rotation};

@@ -21,3 +21,5 @@ mod quantize_model;
 // bash, links, FIFOs, /dev/full.
 #[cfg(all(feature = "cli", target_os = "linux"))]
 mod shell;
+#[cfg(feature = "safetensors")]
+mod side_tensors;

@@ -39,6 +39,9 @@ pub struct Args {
     /// Leave only the layers of --exclude alone: embeddings, heads, routers and gates are quantised like others; models only.
     #[arg(long)]
     no_default_excludes: bool,
+    /// Leave out tensors of these names, which would change a layer, or this key of the config; repeatable; models only.
+    #[arg(long, value_name = "PATTERN")]
+    ignore: Vec<NamePattern>,
     /// A zero point and a minimum and maximum of its own for each slice; tensors only.
     #[arg(long)]
     asymmetric: bool,
@@ -154,6 +157,12 @@ pub fn run(args: Args) -> Result<(), Failure> {
                 options.include = args.include;
                 options.calibration = calibration;
                 options.group_size = group_size;
+                for names in &args.ignore {
+                    let open = std::mem::take(&mut options.open);
+                    options.open = open
+                        .ignore_tensors(names.clone())
+                        .ignore_keys(names.as_str());
+                }
                 if args.no_default_excludes {
                     options.recognise = false;
                     options.exclude.clear();
@@ -163,9 +172,10 @@ pub fn run(args: Args) -> Result<(), Failure> {
             }
         };
     }
-    if !args.include.is_empty() || !args.exclude.is_empty() || args.no_default_excludes {
+    let names = [&args.include, &args.exclude, &args.ignore];
+    if args.no_default_excludes || names.iter().any(|names| !names.is_empty()) {
         return refuse(
-            "--include, --exclude or --no-default-excludes",
+            "--include, --exclude, --no-default-excludes or --ignore",
             "a model's folder",
         );
     }
