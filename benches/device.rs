@@ -13,7 +13,8 @@ use imma::cuda::{
     Algorithm, Device, DeviceLhs, DeviceWeights, Instance, Matrix, Operands, Plan, Problem,
     WeightOrder,
 };
-use imma::{DType, Rounding};
+use imma::rounding::Rounding;
+use imma::DType;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -4,7 +4,10 @@
 #![allow(missing_docs)]
 
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Throughput};
-use imma::{Backend, Cpu, Epilogue, FloatView, Gemm, Lhs, Output, OutputMut, Weights};
+use imma::element::{FloatView, OutputMut};
+use imma::epilogue::Output;
+use imma::gemm::{Gemm, Lhs, Weights};
+use imma::{Backend, Cpu, Epilogue};
 use ndarray::Array2;
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;

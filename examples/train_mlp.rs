@@ -6,8 +6,9 @@
 //! Prints the accuracies and draws the curves. Initial weights, batches and learning rate are the same each time; only
 //! the dot_general differs. At the end the weights are frozen, saved, loaded and served, and give the same bits.
 
-use imma::{
-    matmul_vjp, npy, DimensionNumbers, DotGeneral, FloatDotGeneral, FrozenOperand, Precision,
+use imma::npy;
+use imma::ops::{
+    matmul_vjp, DimensionNumbers, DotGeneral, FloatDotGeneral, FrozenOperand, Precision,
     QuantDotGeneral,
 };
 use ndarray::{s, Array1, Array2, ArrayView2, Axis, Ix2};

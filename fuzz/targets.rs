@@ -45,12 +45,12 @@ pub fn frozen(dir: &Path, bytes: &[u8]) -> bool {
     if let Err(e) = imma::npz::read(&path) {
         refused(&e);
     }
-    match imma::FrozenOperand::load(&path) {
+    match imma::ops::FrozenOperand::load(&path) {
         Ok(operand) => {
             // What was taken is whole: it can be written, and is taken again.
             let again = dir.join("again.npz");
             operand.save(&again).expect("an operand is written");
-            imma::FrozenOperand::load(&again).expect("what was written is read");
+            imma::ops::FrozenOperand::load(&again).expect("what was written is read");
             true
         }
         Err(e) => refused(&e),

@@ -1,9 +1,10 @@
 //! int8 matrix multiplication: quantise, multiply with exact int32 sums, dequantise in the same pass.
 //!
 //! Start with [`q_matmul_int8`] (floats in, floats out), [`matmul_true_int8`] (integers in, exact sums out) or
-//! [`Int8Linear`] (weights packed once); train through int8 with [`QuantDotGeneral`] under [`matmul_vjp`] or
-//! [`einsum_vjp`]. Below them lie [`quant`] (quantisers and quantised tensors) and the contract that every backend
-//! fulfils: [`Backend`], [`Weights`], [`Gemm`], [`Epilogue`]. The rounding rules are in [`numerics`] and [`epilogue`];
+//! [`Int8Linear`] (weights packed once); train through int8 with [`QuantDotGeneral`](ops::QuantDotGeneral) under
+//! [`matmul_vjp`](ops::matmul_vjp()) or [`einsum_vjp`](ops::einsum_vjp()). All operations are in [`ops`]. Below them lie
+//! [`quant`] (quantisers and quantised tensors) and the contract that every backend fulfils: [`Backend`],
+//! [`Weights`](gemm::Weights), [`Gemm`](gemm::Gemm), [`Epilogue`]. The rounding rules are in [`numerics`] and [`epilogue`];
 //! every backend, instruction set and thread count gives those bits.
 //!
 //! ```
@@ -30,8 +31,11 @@ pub mod cuda;
 pub mod element;
 pub mod epilogue;
 pub mod error;
+// The command needs them; no part of the API.
+#[doc(hidden)]
 pub mod files;
 pub mod gemm;
+#[doc(hidden)]
 pub mod memory;
 pub mod npy;
 pub mod npz;
@@ -41,24 +45,13 @@ pub mod quant;
 pub mod reference;
 pub mod rounding;
 
-pub use activation::Activation;
 pub use cpu::Cpu;
-pub use element::{DType, Element, FloatSlice, FloatView, OutputMut};
-pub use epilogue::{Epilogue, Output, Scales, ZeroPoints};
+pub use element::{DType, Element};
+pub use epilogue::Epilogue;
 pub use error::{Error, Result};
-pub use gemm::{
-    interleave_gate_up, ActivationQuant, Backend, Gemm, Lhs, PackedWeights, WeightScales, Weights,
-};
-pub use ops::{
-    add_rmsnorm_quantize, default_backend, einsum, einsum_vjp, matmul, matmul_float,
-    matmul_true_int8, matmul_true_int8_on, matmul_vjp, q_matmul_int8, q_matmul_int8_as,
-    q_matmul_int8_as_on, q_matmul_int8_broadcast, q_matmul_int8_broadcast_on, q_matmul_int8_on,
-    quant_int8, rmsnorm, rmsnorm_quantize, silu_mul, silu_mul_quantize, Accumulate,
-    DimensionNumbers, DotGeneral, FloatDotGeneral, FrozenOperand, GradientDims, Int8Linear,
-    MatmulShape, OperandQuant, OutlierLinear, Precision, ProductQuant, Pullback, QuantDotGeneral,
-    QuantDotGeneralBuilder, QuantGradient, SharedAxes, Side,
-};
-pub use rounding::Rounding;
+pub use gemm::Backend;
+pub use ops::{matmul, matmul_true_int8, q_matmul_int8, quant_int8, Int8Linear};
+pub use quant::Quantizer;
 
 /// The README's example, compiled and run with the documentation tests.
 #[cfg(doctest)]

@@ -13,7 +13,7 @@
 //! zero, tiny and non-finite slices follows from it: a slice that holds NaN or infinity quantises to
 //! zeros with a NaN or infinite scale, so that its whole row or column of the product is NaN.
 //!
-//! The quantised [`dot_general`](crate::QuantDotGeneral) of `bits` 2 to 8 has its own rule, which maps the bound to the
+//! The quantised [`dot_general`](crate::ops::QuantDotGeneral) of `bits` 2 to 8 has its own rule, which maps the bound to the
 //! outer edge of the last bucket instead of its middle: [`bucket_edge`], [`edge_multiplier`], [`quantize_within`].
 
 use crate::error::{Error, Result};
@@ -158,16 +158,16 @@ pub(crate) fn quantize_row(row: &[f32], out: &mut [i8], mut each: impl FnMut()) 
 /// assert_eq!(sum_of_squares(&[4096.0, 0.0, 1.0, 1.0]), 16_777_218.0);
 /// ```
 pub fn sum_of_squares(x: &[f32]) -> f32 {
-    const LEAF: usize = 64;
-    if x.len() > LEAF {
+    const KERNEL: usize = 64;
+    if x.len() > KERNEL {
         let (low, high) = x.split_at(x.len().next_power_of_two() / 2);
         return sum_of_squares(low) + sum_of_squares(high);
     }
-    let mut sums = [0f32; LEAF];
+    let mut sums = [0f32; KERNEL];
     for (sum, x) in sums.iter_mut().zip(x) {
         *sum = x * x;
     }
-    let mut width = LEAF / 2;
+    let mut width = KERNEL / 2;
     while width > 0 {
         for i in 0..width {
             sums[i] = sums[2 * i] + sums[2 * i + 1];

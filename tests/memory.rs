@@ -2,10 +2,11 @@
 //! thread and on two. Every allocation of the process is counted.
 
 use half::f16;
-use imma::{
-    matmul_true_int8, matmul_true_int8_on, q_matmul_int8, q_matmul_int8_on, Backend, Cpu, Element,
-    Epilogue, Gemm, Int8Linear, Lhs, Output, OutputMut, Weights,
-};
+use imma::element::OutputMut;
+use imma::epilogue::Output;
+use imma::gemm::{Gemm, Lhs, Weights};
+use imma::ops::{matmul_true_int8_on, q_matmul_int8_on};
+use imma::{matmul_true_int8, q_matmul_int8, Backend, Cpu, Element, Epilogue, Int8Linear};
 use ndarray::{Array1, Array2, Array3, ArrayView2};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,8 +1,10 @@
 //! BERT's encoder on ndarray, with float or int8 linear layers.
 
+use imma::activation::Activation;
 use imma::checkpoint::{Checkpoint, CheckpointError};
+use imma::ops::matmul_float;
 use imma::quant::{ActivationObserver, SmoothQuant};
-use imma::{matmul_float, Activation, Cpu, Int8Linear};
+use imma::{Cpu, Int8Linear};
 use ndarray::{s, Array1, Array2, ArrayView1, Axis, Ix1, Ix2, Zip};
 use rayon::prelude::*;
 

@@ -12,11 +12,12 @@
 //! Each product is int8 x int8 with exact int32 sums and leaves its kernel as bf16.
 
 use half::bf16;
+use imma::element::{FloatView, OutputMut};
+use imma::epilogue::Output;
+use imma::gemm::{Gemm, Lhs, PackedWeights, Weights};
+use imma::ops::{add_rmsnorm_quantize, rmsnorm_quantize, silu_mul_quantize};
 use imma::quant::{QuantizedTensor, Quantizer};
-use imma::{
-    add_rmsnorm_quantize, rmsnorm_quantize, silu_mul_quantize, Backend, Cpu, Epilogue, FloatView,
-    Gemm, Lhs, Output, OutputMut, PackedWeights, Weights,
-};
+use imma::{Backend, Cpu, Epilogue};
 use ndarray::{s, Array1, Array2, ArrayView2};
 
 /// Added to the mean square before its root is taken.

@@ -3,7 +3,7 @@
 //! `vpmaddubsw` would multiply bytes directly, but its 16-bit sums saturate: `255 * 127 * 2` does not fit.
 //! Widened, a pair's sum is at most `2 * 128 * 128`, exact in 32 bits.
 
-use super::leaf::{check_tile, Layout, Leaf, Trailing};
+use super::kernel::{check_tile, Kernel, Layout, Trailing};
 use core::arch::x86_64::*;
 
 /// Signed bytes, two k a group, 16 columns a panel.
@@ -18,7 +18,7 @@ const LAYOUT: Layout = Layout {
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2(());
 
-impl Leaf for Avx2 {
+impl Kernel for Avx2 {
     const NAME: &'static str = "avx2";
     const LAYOUT: Layout = LAYOUT;
     const MR: usize = 6;

@@ -8,7 +8,7 @@
 //! A tile of few rows has few accumulators, and the chain of dependent `vpdpbusd` would bound it: there
 //! several groups run in accumulators of their own, summed at the end (exact in wrapping int32).
 
-use super::leaf::{check_tile, Layout, Leaf, Trailing};
+use super::kernel::{check_tile, Kernel, Layout, Trailing};
 use super::prefetch;
 use core::arch::x86_64::*;
 
@@ -24,7 +24,7 @@ const LAYOUT: Layout = Layout {
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Vnni(());
 
-impl Leaf for Avx512Vnni {
+impl Kernel for Avx512Vnni {
     const NAME: &'static str = "avx512_vnni";
     const LAYOUT: Layout = LAYOUT;
     const MR: usize = 12;

@@ -15,7 +15,7 @@
 use super::aligned::AlignedBytes;
 use super::caches::caches;
 use super::engine::{Engine, Place};
-use super::leaf::STRIP_ROWS;
+use super::kernel::STRIP_ROWS;
 use super::lhs::LhsBlock;
 use super::rhs::{self, Source, Staging};
 use super::store::{OutMatrix, Output};

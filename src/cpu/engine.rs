@@ -1,9 +1,9 @@
-//! What multiplies a block of packed rows by panels of packed weights: a leaf, one tile of registers after the other,
+//! What multiplies a block of packed rows by panels of packed weights: a kernel, one tile of registers after the other,
 //! or the tiles of AMX.
 //!
 //! Packing, the division among threads and the epilogue are written once for all of them.
 
-use super::leaf::{Layout, Leaf, Trailing, ACC};
+use super::kernel::{Kernel, Layout, Trailing, ACC};
 use super::lhs::{LhsBlock, LhsPanel};
 use super::peak;
 use super::store::{finish_tile, OutMatrix, Output};
@@ -31,19 +31,19 @@ pub(crate) trait Engine: Copy + Send + Sync + 'static {
     const MR: usize;
     /// Panels of weights that it reads at a time, at best.
     const PANELS: usize;
-    /// The leaf for what needs sums over ranges of K that start anywhere: itself, or the one whose instructions it uses.
-    type Leaf: Leaf;
+    /// The kernel for what needs sums over ranges of K that start anywhere: itself, or the one whose instructions it uses.
+    type Kernel: Kernel;
 
     /// The proof, where this CPU has the instructions.
     fn new() -> Option<Self>;
 
-    /// That leaf.
-    fn leaf(self) -> Self::Leaf;
+    /// That kernel.
+    fn kernel(self) -> Self::Kernel;
 
     /// Runs `f` compiled with the vector instructions at hand.
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
-        Leaf::vectorize(self.leaf(), f)
+        Kernel::vectorize(self.kernel(), f)
     }
 
     /// All tiles of a block of rows by panels of weights, the first of which starts `weights`, finished into `place`.
@@ -56,19 +56,19 @@ pub(crate) trait Engine: Copy + Send + Sync + 'static {
     fn rate(self, seconds: f64) -> f64;
 }
 
-impl<L: Leaf> Engine for L {
-    const NAME: &'static str = <L as Leaf>::NAME;
-    const LAYOUT: Layout = <L as Leaf>::LAYOUT;
-    const MR: usize = <L as Leaf>::MR;
+impl<L: Kernel> Engine for L {
+    const NAME: &'static str = <L as Kernel>::NAME;
+    const LAYOUT: Layout = <L as Kernel>::LAYOUT;
+    const MR: usize = <L as Kernel>::MR;
     const PANELS: usize = 1;
-    type Leaf = L;
+    type Kernel = L;
 
     fn new() -> Option<Self> {
-        <L as Leaf>::new()
+        <L as Kernel>::new()
     }
 
     #[inline(always)]
-    fn leaf(self) -> L {
+    fn kernel(self) -> L {
         self
     }
 
@@ -78,7 +78,7 @@ impl<L: Leaf> Engine for L {
     }
 
     fn rate(self, seconds: f64) -> f64 {
-        peak::of_leaf(self, seconds)
+        peak::of_kernel(self, seconds)
     }
 }
 
@@ -86,18 +86,18 @@ impl<L: Leaf> Engine for L {
 ///
 /// # Safety
 /// No other thread reads or writes these rows and columns of the output at the same time.
-unsafe fn in_registers<L: Leaf, O: Output>(
-    leaf: L,
+unsafe fn in_registers<L: Kernel, O: Output>(
+    kernel: L,
     block: &LhsBlock,
     weights: &[u8],
     place: Place<'_, '_, O>,
 ) {
-    let Layout { nr, kr, .. } = <L as Leaf>::LAYOUT;
+    let Layout { nr, kr, .. } = <L as Kernel>::LAYOUT;
     let panel_bytes = block.groups() * nr * kr;
     // SAFETY: the caller's.
     unsafe {
         one_by_one(
-            leaf,
+            kernel,
             nr,
             block,
             place,
@@ -105,7 +105,7 @@ unsafe fn in_registers<L: Leaf, O: Output>(
             |p, panel, acc, trailing| {
                 let weights = &weights[p * panel_bytes..][..panel_bytes];
                 let (m, groups) = (panel.m, block.groups());
-                leaf.tile(m, groups, panel.words, weights, panel.init, acc, trailing);
+                kernel.tile(m, groups, panel.words, weights, panel.init, acc, trailing);
             },
         );
     }
@@ -117,8 +117,8 @@ unsafe fn in_registers<L: Leaf, O: Output>(
 /// # Safety
 /// No other thread reads or writes these rows and columns of the output at the same time.
 #[inline(always)]
-pub(super) unsafe fn one_by_one<L: Leaf, O: Output>(
-    leaf: L,
+pub(super) unsafe fn one_by_one<L: Kernel, O: Output>(
+    kernel: L,
     nr: usize,
     block: &LhsBlock,
     place: Place<'_, '_, O>,
@@ -144,7 +144,7 @@ pub(super) unsafe fn one_by_one<L: Leaf, O: Output>(
             sums(p, &panel, acc, trailing);
             let row = row0 + panel.row;
             let from = finish_tile(
-                leaf,
+                kernel,
                 nr,
                 resolved,
                 &panel,

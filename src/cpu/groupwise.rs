@@ -1,4 +1,4 @@
-//! Weights with one scale for each group of K and each column: the same leaves, run a group at a time.
+//! Weights with one scale for each group of K and each column: the same kernels, run a group at a time.
 //!
 //! ```text
 //!   K ->  | group 0        | group 1        | ... | last, may be shorter |
@@ -10,7 +10,7 @@
 //! a range of both.
 
 use super::driver::{by_columns, with_block};
-use super::leaf::{Leaf, Trailing, ACC};
+use super::kernel::{Kernel, Trailing, ACC};
 use super::lhs::{LhsBlock, LhsPanel};
 use super::store::{Finished, OutMatrix};
 use super::threads::Threads;
@@ -22,7 +22,7 @@ use ndarray::ArrayView2;
 pub(crate) struct Groups<'a> {
     /// K a group: a multiple of 4.
     pub size: usize,
-    /// Panels of the leaf's layout.
+    /// Panels of the kernel's layout.
     pub bytes: &'a [u8],
     /// `[K / size rounded up, N]`, in row-major order.
     pub scales: ArrayView2<'a, f32>,
@@ -30,7 +30,7 @@ pub(crate) struct Groups<'a> {
 
 /// What the tiles of a product share.
 struct Product<'a, L, O> {
-    leaf: L,
+    kernel: L,
     k: usize,
     groups: &'a Groups<'a>,
     resolved: &'a Resolved<'a>,
@@ -38,8 +38,8 @@ struct Product<'a, L, O> {
 }
 
 /// `out = epilogue(lhs x weights)`.
-pub(crate) fn gemm<'a, L: Leaf, O: Finished>(
-    leaf: L,
+pub(crate) fn gemm<'a, L: Kernel, O: Finished>(
+    kernel: L,
     threads: &Threads,
     gemm: &Gemm<'_>,
     groups: &'a Groups<'a>,
@@ -51,7 +51,7 @@ pub(crate) fn gemm<'a, L: Leaf, O: Finished>(
         return;
     }
     let product = Product {
-        leaf,
+        kernel,
         k,
         groups,
         resolved,
@@ -64,7 +64,7 @@ pub(crate) fn gemm<'a, L: Leaf, O: Finished>(
             let row0 = task * rows;
             with_block(|block| {
                 let rows = rows.min(m - row0);
-                block.fill(leaf, &gemm.lhs, &gemm.epilogue, row0, rows);
+                block.fill(kernel, &gemm.lhs, &gemm.epilogue, row0, rows);
                 // SAFETY: each task has rows of its own.
                 unsafe { product.tiles(block, row0, 0, n) };
             });
@@ -72,7 +72,7 @@ pub(crate) fn gemm<'a, L: Leaf, O: Finished>(
         return;
     }
     with_block(|block| {
-        block.fill(leaf, &gemm.lhs, &gemm.epilogue, 0, m);
+        block.fill(kernel, &gemm.lhs, &gemm.epilogue, 0, m);
         let block = &*block;
         by_columns::<L>(threads, workers, n, |panel0, cols| {
             // SAFETY: each task has columns of its own.
@@ -81,7 +81,7 @@ pub(crate) fn gemm<'a, L: Leaf, O: Finished>(
     });
 }
 
-impl<L: Leaf, O: Finished> Product<'_, L, O> {
+impl<L: Kernel, O: Finished> Product<'_, L, O> {
     /// All tiles of a block of rows and of `cols` columns from `col0` on, the first of a panel.
     ///
     /// # Safety
@@ -103,7 +103,7 @@ impl<L: Leaf, O: Finished> Product<'_, L, O> {
                 };
                 let mut sums = [0f32; ACC];
                 self.sums(&panel, &starts, &tile, &mut sums);
-                self.leaf.vectorize(
+                self.kernel.vectorize(
                     #[inline(always)]
                     || {
                         self.resolved.groupwise(&tile, &mut sums);
@@ -158,10 +158,10 @@ impl<L: Leaf, O: Finished> Product<'_, L, O> {
             let lhs = &panel.words[from * m..to * m];
             let rhs = &bytes[from * nr * kr..to * nr * kr];
             let starts = &starts[g * m..][..m];
-            self.leaf
+            self.kernel
                 .tile(m, to - from, lhs, rhs, starts, acc, Trailing::NONE);
             let scales = &scales.to_slice().expect("row-major")[tile.col..tile.col + tile.cols];
-            self.leaf.vectorize(
+            self.kernel.vectorize(
                 #[inline(always)]
                 || {
                     for i in 0..m {

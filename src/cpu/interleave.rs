@@ -75,7 +75,7 @@ fn four_rows<W: Word>(
     let mut g = 0;
     while g + 4 <= groups {
         // (Loops, not `map`: a function of the standard library may stay a call, and then it is not compiled
-        // for the leaf's instructions.)
+        // for the kernel's instructions.)
         let mut block = [[0i8; 16]; 4];
         for (block, row) in block.iter_mut().zip(rows) {
             block.copy_from_slice(&row[g * 4..g * 4 + 16]);

@@ -3,7 +3,7 @@
 use super::aligned::AlignedBytes;
 use super::engine::Engine;
 use super::interleave;
-use super::leaf::{STRIP_BYTES, STRIP_ROWS};
+use super::kernel::{STRIP_BYTES, STRIP_ROWS};
 use super::prefetch;
 use crate::element::{Element, FloatView};
 use crate::epilogue::{Epilogue, Host};
@@ -11,7 +11,7 @@ use crate::gemm::{ActivationQuant, Lhs};
 use crate::numerics;
 use ndarray::{ArrayView1, ArrayView2};
 
-/// A block of rows in a leaf's order, with what the epilogue needs to know of each row.
+/// A block of rows in a kernel's order, with what the epilogue needs to know of each row.
 ///
 /// Rows are dealt evenly to panels of at most MR, so that no panel is left with one row. Panels of strips are whole but
 /// for the last one, and so are strips: rows after the block's last hold anything.

@@ -1,18 +1,18 @@
 //! The CPU backend: exact int8 products with the best instructions this machine has.
 //!
 //! ```text
-//!   select    which leaf (instruction set) serves
+//!   select    which kernel (instruction set) serves
 //!   engine    what multiplies a block of rows by panels of weights
-//!   leaf      the dot-product trait; avx512_vnni, vnni256, avx2, neon, neon_i8mm, portable: its leaves, each an engine
+//!   kernel    the dot-product trait; avx512_vnni, vnni256, avx2, neon, neon_i8mm, portable: its kernels, each an engine
 //!   amx       the tiles of AMX and their emulation: the other engine
 //!   lhs, rhs  quantise and pack rows, columns        interleave  the byte order of both
 //!   driver    the loops and who runs them            threads     where threads come from
 //!   store     epilogue and output of a tile          groupwise   weights with scales along K
-//!   per_row   int8 with a scale a row                peak        what a leaf reaches at most
+//!   per_row   int8 with a scale a row                peak        what a kernel reaches at most
 //!   caches    sizes that blocks are measured by      prefetch    cache lines asked for early
 //! ```
 //!
-//! The same bits come out for any leaf, number of threads and way of packing.
+//! The same bits come out for any kernel, number of threads and way of packing.
 
 mod aligned;
 mod amx;
@@ -25,7 +25,7 @@ mod driver;
 mod engine;
 mod groupwise;
 mod interleave;
-mod leaf;
+mod kernel;
 mod lhs;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
@@ -43,7 +43,7 @@ mod threads;
 mod vnni256;
 
 pub use amx::AmxStatus;
-pub use select::LeafInfo;
+pub use select::KernelInfo;
 
 use crate::element::{DType, FloatView, OutputMut};
 use crate::epilogue::{self, Epilogue, Resolved, Scales};
@@ -55,7 +55,7 @@ use crate::gemm::{
 use aligned::AlignedBytes;
 use engine::Engine;
 use ndarray::{ArrayView2, ArrayViewMut2};
-use select::{with_leaf, Kernel};
+use select::{with_engine, Selected};
 use std::fmt;
 use std::sync::Arc;
 use store::{Finished, OutMatrix, Output};
@@ -69,12 +69,12 @@ const ALONE: usize = 1 << 16;
 /// ```
 /// use imma::Cpu;
 /// let cpu = Cpu::new().with_threads(1)?;
-/// println!("{} on {} thread", cpu.leaf(), cpu.threads());
+/// println!("{} on {} thread", cpu.kernel_name(), cpu.threads());
 /// # Ok::<(), imma::Error>(())
 /// ```
 #[derive(Clone)]
 pub struct Cpu {
-    kernel: Kernel,
+    kernel: Selected,
     threads: Threads,
 }
 
@@ -87,39 +87,39 @@ impl Default for Cpu {
 impl fmt::Debug for Cpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cpu")
-            .field("leaf", &self.leaf())
+            .field("kernel", &self.kernel_name())
             .field("threads", &self.threads())
             .finish()
     }
 }
 
 impl Cpu {
-    /// The best leaf of this machine, on rayon's current thread pool.
+    /// The best kernel of this machine, on rayon's current thread pool.
     pub fn new() -> Self {
         Cpu {
-            kernel: Kernel::best(),
+            kernel: Selected::best(),
             threads: Threads::Ambient,
         }
     }
 
-    /// Every leaf this build knows, best first.
-    pub fn leaves() -> Vec<LeafInfo> {
-        Kernel::all()
+    /// Every kernel this build knows, best first.
+    pub fn kernels() -> Vec<KernelInfo> {
+        Selected::all()
     }
 
-    /// The same backend with a leaf forced by name.
+    /// The same backend with a kernel forced by name.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when this build or this CPU does not have it.
-    pub fn with_leaf(self, name: &str) -> Result<Self> {
-        let kernel = Kernel::by_name(name).ok_or_else(|| {
-            let have: Vec<_> = Self::leaves()
+    pub fn with_kernel(self, name: &str) -> Result<Self> {
+        let kernel = Selected::by_name(name).ok_or_else(|| {
+            let have: Vec<_> = Self::kernels()
                 .iter()
                 .filter(|l| l.available)
                 .map(|l| l.name)
                 .collect();
             Error::Unavailable {
-                what: "CPU leaf",
+                what: "CPU kernel",
                 found: name.into(),
                 expected: format!("this machine has {}", have.join(", ")),
             }
@@ -137,12 +137,12 @@ impl Cpu {
         Ok(Cpu { threads, ..self })
     }
 
-    /// The leaf in use.
-    pub fn leaf(&self) -> &'static str {
+    /// The kernel in use.
+    pub fn kernel_name(&self) -> &'static str {
         fn name<E: Engine>(_: E) -> &'static str {
             E::NAME
         }
-        with_leaf!(self.kernel, leaf => name(leaf))
+        with_engine!(self.kernel, engine => name(engine))
     }
 
     /// Whether this process may use AMX, and if not, why.
@@ -159,39 +159,40 @@ impl Cpu {
         self.threads.count()
     }
 
-    /// Applies an activation function to a slice in place, with the leaf's instructions: the bits of
-    /// [`Activation::apply`](crate::Activation::apply), many times faster where that has to emulate fused
+    /// Applies an activation function to a slice in place, with the kernel's instructions: the bits of
+    /// [`Activation::apply`](crate::activation::Activation::apply), many times faster where that has to emulate fused
     /// multiply-adds.
     ///
     /// ```
-    /// use imma::{Activation, Cpu};
+    /// use imma::activation::Activation;
+    /// use imma::Cpu;
     /// let mut x = [-1.0f32, 0.0, 2.5];
     /// let want = x.map(|x| Activation::Gelu.apply(x));
     /// Cpu::new().activate(Activation::Gelu, &mut x);
     /// assert_eq!(x, want);
     /// ```
-    pub fn activate(&self, activation: crate::Activation, x: &mut [f32]) {
-        with_leaf!(self.kernel, leaf => leaf.vectorize(
+    pub fn activate(&self, activation: crate::activation::Activation, x: &mut [f32]) {
+        with_engine!(self.kernel, engine => engine.vectorize(
             #[inline(always)]
             || activation.apply_row(x)
         ));
     }
 
-    fn layout(&self) -> leaf::Layout {
-        fn layout<E: Engine>(_: E) -> leaf::Layout {
+    fn layout(&self) -> kernel::Layout {
+        fn layout<E: Engine>(_: E) -> kernel::Layout {
             E::LAYOUT
         }
-        with_leaf!(self.kernel, leaf => layout(leaf))
+        with_engine!(self.kernel, engine => layout(engine))
     }
 
-    /// The order in which this backend reads weights: the leaf of its engine multiplies group-wise ones, whose groups may
+    /// The order in which this backend reads weights: the kernel of its engine multiplies group-wise ones, whose groups may
     /// start anywhere.
     fn layout_of(&self, groupwise: bool) -> &'static str {
-        fn leaf<E: Engine>(_: E) -> &'static str {
-            <E::Leaf as leaf::Leaf>::LAYOUT.name
+        fn kernel<E: Engine>(_: E) -> &'static str {
+            <E::Kernel as kernel::Kernel>::LAYOUT.name
         }
         if groupwise {
-            with_leaf!(self.kernel, engine => leaf(engine))
+            with_engine!(self.kernel, engine => kernel(engine))
         } else {
             self.layout().name
         }
@@ -222,9 +223,9 @@ impl Cpu {
         let mut col_sums = vec![0; if column_sums { n } else { 0 }];
         let sums = &mut col_sums;
         if groupwise {
-            with_leaf!(self.kernel, leaf => rhs::column_sums(leaf.leaf(), k, bytes.as_slice(), sums));
+            with_engine!(self.kernel, engine => rhs::column_sums(engine.kernel(), k, bytes.as_slice(), sums));
         } else {
-            with_leaf!(self.kernel, leaf => rhs::column_sums(leaf, k, bytes.as_slice(), sums));
+            with_engine!(self.kernel, engine => rhs::column_sums(engine, k, bytes.as_slice(), sums));
         }
         Ok(PackedWeights {
             k,
@@ -239,19 +240,20 @@ impl Cpu {
 
     fn pack_int8(&self, w: &ArrayView2<'_, i8>) -> AlignedBytes {
         let threads = &self.threads;
-        with_leaf!(self.kernel, leaf => driver::pack(leaf, threads, w, false).0)
+        with_engine!(self.kernel, engine => driver::pack(engine, threads, w, false).0)
     }
 
     fn pack_floats<T: rhs::Source>(&self, w: &ArrayView2<'_, T>) -> (AlignedBytes, WeightScales) {
         let threads = &self.threads;
-        let (bytes, scales) = with_leaf!(self.kernel, leaf => driver::pack(leaf, threads, w, true));
+        let (bytes, scales) =
+            with_engine!(self.kernel, engine => driver::pack(engine, threads, w, true));
         (bytes, WeightScales::PerColumn(scales.into()))
     }
 
     /// The same for weights with scale groups.
     fn pack_groupwise(&self, w: &ArrayView2<'_, i8>) -> AlignedBytes {
         let threads = &self.threads;
-        with_leaf!(self.kernel, leaf => driver::pack(leaf.leaf(), threads, w, false).0)
+        with_engine!(self.kernel, engine => driver::pack(engine.kernel(), threads, w, false).0)
     }
 
     fn pack_groups<T: crate::Element>(
@@ -277,13 +279,13 @@ impl Cpu {
         let bias = gemm.epilogue.bias.map(|b| b.to_f32_vec());
         let resolved = self.resolved(gemm, bias.as_deref());
         let (threads, out) = (&self.threads, OutMatrix::new(out));
-        with_leaf!(self.kernel, leaf => {
-            groupwise::gemm(leaf.leaf(), threads, gemm, &groups, &resolved, out)
+        with_engine!(self.kernel, engine => {
+            groupwise::gemm(engine.kernel(), threads, gemm, &groups, &resolved, out)
         });
         Ok(())
     }
 
-    /// The bytes of weights that were packed for this leaf's layout.
+    /// The bytes of weights that were packed for this kernel's layout.
     fn bytes<'w>(&self, weights: &'w PackedWeights) -> Result<&'w [u8]> {
         let storage = weights.storage.downcast_ref::<AlignedBytes>();
         let expected = self.layout_of(weights.group_size().is_some());
@@ -328,8 +330,8 @@ impl Cpu {
         );
         let (threads, out) = (&self.threads, OutMatrix::new(out));
         debug_assert!(m == 0 || gemm.lhs.dim().0 == m);
-        with_leaf!(self.kernel, leaf => {
-            driver::gemm(leaf, threads, &gemm.lhs, epilogue, &resolved, bytes, out, n)
+        with_engine!(self.kernel, engine => {
+            driver::gemm(engine, threads, &gemm.lhs, epilogue, &resolved, bytes, out, n)
         });
         Ok(())
     }
@@ -348,8 +350,8 @@ impl Cpu {
             } else {
                 self.threads()
             };
-            with_leaf!(self.kernel, leaf => self.threads.run_each(workers, rows, |_, row| {
-                leaf.vectorize(
+            with_engine!(self.kernel, engine => self.threads.run_each(workers, rows, |_, row| {
+                engine.vectorize(
                     #[inline(always)]
                     || row.quantize()
                 )
@@ -362,7 +364,7 @@ impl Cpu {
         fn one_block<E: Engine>(_: E, m: usize, k: usize) -> bool {
             driver::one_block::<E>(m, k)
         }
-        with_leaf!(self.kernel, leaf => one_block(leaf, m, k))
+        with_engine!(self.kernel, engine => one_block(engine, m, k))
     }
 
     fn run_once<T: rhs::Source, O: Output>(
@@ -373,7 +375,7 @@ impl Cpu {
         out: ArrayViewMut2<'_, O>,
     ) {
         let (threads, out) = (&self.threads, OutMatrix::new(out));
-        with_leaf!(self.kernel, leaf => driver::gemm_once(leaf, threads, lhs, rhs, scaled, out));
+        with_engine!(self.kernel, engine => driver::gemm_once(engine, threads, lhs, rhs, scaled, out));
     }
 }
 
@@ -383,7 +385,7 @@ impl Backend for Cpu {
     }
 
     fn kernel(&self, _m: usize, _n: usize, _k: usize) -> String {
-        self.leaf().into()
+        self.kernel_name().into()
     }
 
     fn pack(&self, weights: Weights<'_>) -> Result<PackedWeights> {
@@ -403,7 +405,7 @@ impl Backend for Cpu {
         }
     }
 
-    fn activate(&self, activation: crate::Activation, x: &mut [f32]) {
+    fn activate(&self, activation: crate::activation::Activation, x: &mut [f32]) {
         Cpu::activate(self, activation, x);
     }
 

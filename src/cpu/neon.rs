@@ -11,24 +11,24 @@
 //! `smull` of two bytes is at most `128 * 128`, which 16 bits hold; `smlal` would add a second and overflow, so
 //! every product is widened to 32 bits as it is added: 47 instructions for 16 `smull`.
 //!
-//! Both leaves ran under emulation alone (`.ci/aarch64`): their results are checked, no speed is claimed.
+//! Both kernels ran under emulation alone (`.ci/aarch64`): their results are checked, no speed is claimed.
 
-use super::leaf::{check_tile, Layout, Leaf, Trailing};
+use super::kernel::{check_tile, Kernel, Layout, Trailing};
 use super::portable::N8K4;
 use core::arch::{aarch64::*, asm};
 
-macro_rules! leaf {
-    ($leaf:ident, $name:literal, $features:literal, $have:expr, $mr:literal, $tile:ident, [$($m:literal: $u:literal),*]) => {
+macro_rules! kernel {
+    ($kernel:ident, $name:literal, $features:literal, $have:expr, $mr:literal, $tile:ident, [$($m:literal: $u:literal),*]) => {
         #[derive(Clone, Copy)]
-        pub(crate) struct $leaf(());
+        pub(crate) struct $kernel(());
 
-        impl Leaf for $leaf {
+        impl Kernel for $kernel {
             const NAME: &'static str = $name;
             const LAYOUT: Layout = N8K4;
             const MR: usize = $mr;
 
             fn new() -> Option<Self> {
-                $have.then_some($leaf(()))
+                $have.then_some($kernel(()))
             }
 
             #[inline(always)]
@@ -59,9 +59,9 @@ macro_rules! leaf {
     };
 }
 
-leaf!(NeonDot, "neon-dotprod", "neon,dotprod", std::arch::is_aarch64_feature_detected!("dotprod"), 12, dot_tile,
+kernel!(NeonDot, "neon-dotprod", "neon,dotprod", std::arch::is_aarch64_feature_detected!("dotprod"), 12, dot_tile,
     [1: 4, 2: 4, 3: 2, 4: 2, 5: 1, 6: 1, 7: 1, 8: 1, 9: 1, 10: 1, 11: 1, 12: 1]);
-leaf!(Neon, "neon", "neon", std::arch::is_aarch64_feature_detected!("neon"), 4, mull_tile,
+kernel!(Neon, "neon", "neon", std::arch::is_aarch64_feature_detected!("neon"), 4, mull_tile,
     [1: 2, 2: 1, 3: 1, 4: 1]);
 
 macro_rules! sdot {

@@ -12,12 +12,12 @@
 //! The inner loop as rustc 1.95 compiles it: 41 instructions for 20 `smmla` (2.05 each), no spills; 35 for 16 (8 rows), 49 for 20
 //! (9 rows). Two more rows would spill.
 //!
-//! Two groups are zipped word by word on the way in, columns as rows, so the layout is that of the other NEON leaves and
+//! Two groups are zipped word by word on the way in, columns as rows, so the layout is that of the other NEON kernels and
 //! weights packed for one serve all. One row would leave half of each block unused: it goes through `sdot`.
 //!
-//! The leaf ran under emulation alone (`.ci/aarch64`): its results are checked, no speed is claimed.
+//! The kernel ran under emulation alone (`.ci/aarch64`): its results are checked, no speed is claimed.
 
-use super::leaf::{check_tile, Layout, Leaf, Trailing};
+use super::kernel::{check_tile, Kernel, Layout, Trailing};
 use super::neon::{copy_row, dot_tile, prefetch_write};
 use super::portable::N8K4;
 use core::arch::{aarch64::*, asm};
@@ -25,7 +25,7 @@ use core::arch::{aarch64::*, asm};
 #[derive(Clone, Copy)]
 pub(crate) struct NeonI8mm(());
 
-impl Leaf for NeonI8mm {
+impl Kernel for NeonI8mm {
     const NAME: &'static str = "neon-i8mm";
     const LAYOUT: Layout = N8K4;
     const MR: usize = 10;

@@ -1,8 +1,8 @@
-//! What a leaf reaches when nothing but its dot products costs anything.
+//! What a kernel reaches when nothing but its dot products costs anything.
 
 use super::engine::Engine;
-use super::leaf::{Leaf, Trailing};
-use super::select::with_leaf;
+use super::kernel::{Kernel, Trailing};
+use super::select::with_engine;
 use super::Cpu;
 use std::hint::black_box;
 use std::time::Instant;
@@ -11,10 +11,10 @@ use std::time::Instant;
 const CACHE: usize = 28 << 10;
 
 impl Cpu {
-    /// int8 operations a second (2 a multiply-add) of this backend's leaf and threads over operands that stay in the
+    /// int8 operations a second (2 a multiply-add) of this backend's kernel and threads over operands that stay in the
     /// first-level cache: the ceiling for a product, measured for about `seconds`.
     ///
-    /// It counts the leaf's whole tile, so it lies a few percent below the rate of its dot-product instruction.
+    /// It counts the kernel's whole tile, so it lies a few percent below the rate of its dot-product instruction.
     ///
     /// ```
     /// let peak = imma::Cpu::new().with_threads(1)?.peak(0.01);
@@ -22,7 +22,7 @@ impl Cpu {
     /// # Ok::<(), imma::Error>(())
     /// ```
     pub fn peak(&self, seconds: f64) -> f64 {
-        let one = || with_leaf!(self.kernel, leaf => leaf.rate(seconds));
+        let one = || with_engine!(self.kernel, engine => engine.rate(seconds));
         std::thread::scope(|scope| {
             let others: Vec<_> = (1..self.threads()).map(|_| scope.spawn(one)).collect();
             let own = one();
@@ -35,7 +35,7 @@ impl Cpu {
 }
 
 /// The best of several rounds on this thread.
-pub(crate) fn of_leaf<L: Leaf>(leaf: L, seconds: f64) -> f64 {
+pub(crate) fn of_kernel<L: Kernel>(kernel: L, seconds: f64) -> f64 {
     let (kr, nr) = (L::LAYOUT.kr, L::LAYOUT.nr);
     let groups = CACHE / (4 * L::MR + nr * kr);
     let lhs = vec![0x0102_7f80_u32; groups * L::MR];
@@ -45,10 +45,10 @@ pub(crate) fn of_leaf<L: Leaf>(leaf: L, seconds: f64) -> f64 {
     let operations = (2 * groups * kr * nr * L::MR) as f64;
     let mut best = 0.0f64;
     let start = Instant::now();
-    leaf.vectorize(|| loop {
+    kernel.vectorize(|| loop {
         let round = Instant::now();
         for _ in 0..256 {
-            leaf.tile(
+            kernel.tile(
                 L::MR,
                 groups,
                 black_box(&lhs),

@@ -1,6 +1,6 @@
-//! The leaf for any CPU: plain Rust, nothing assumed.
+//! The kernel for any CPU: plain Rust, nothing assumed.
 
-use super::leaf::{check_tile, Layout, Leaf, Trailing};
+use super::kernel::{check_tile, Kernel, Layout, Trailing};
 
 /// Signed bytes, four k a group, eight columns a panel.
 pub(crate) const N8K4: Layout = Layout {
@@ -14,7 +14,7 @@ pub(crate) const N8K4: Layout = Layout {
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
 
-impl Leaf for Portable {
+impl Kernel for Portable {
     const NAME: &'static str = "portable";
     const LAYOUT: Layout = N8K4;
     const MR: usize = 4;

@@ -10,7 +10,7 @@
 
 use super::engine::Engine;
 use super::interleave;
-use super::leaf::Layout;
+use super::kernel::Layout;
 use super::lhs::grow;
 use super::prefetch;
 use crate::element::Element;
@@ -122,7 +122,7 @@ fn by_rows<T: Source>(source: &ArrayView2<'_, T>, col0: usize, maxima: &mut [f32
         }
         let (chunks, rest) = maxima.as_chunks_mut::<16>();
         for (c, maxima) in chunks.iter_mut().enumerate() {
-            // (Loops, not `map`: it may stay a call, and then it is not compiled for the leaf's instructions.)
+            // (Loops, not `map`: it may stay a call, and then it is not compiled for the kernel's instructions.)
             let mut bits = [0u32; 16];
             for (bits, x) in bits.iter_mut().zip(&*maxima) {
                 *bits = x.to_bits();

@@ -1,4 +1,4 @@
-//! Which leaf serves: the best one this CPU has, or one forced by name.
+//! Which kernel serves: the best one this CPU has, or one forced by name.
 
 use super::amx::AmxEmulated;
 use super::engine::Engine;
@@ -17,64 +17,64 @@ use super::{
 
 /// A kernel family for one instruction set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LeafInfo {
-    /// Its name, as [`Cpu::with_leaf`](super::Cpu::with_leaf) takes it.
+pub struct KernelInfo {
+    /// Its name, as [`Cpu::with_kernel`](super::Cpu::with_kernel) takes it.
     pub name: &'static str,
     /// Whether this machine can run it.
     pub available: bool,
 }
 
-macro_rules! kernels {
-    ($($(#[$cfg:meta])* $leaf:ident),* $(,)?) => {
-        /// The leaf in use. Holding a variant proves that this CPU runs it.
+macro_rules! engines {
+    ($($(#[$cfg:meta])* $engine:ident),* $(,)?) => {
+        /// The kernel in use. Holding a variant proves that this CPU runs it.
         #[derive(Clone, Copy)]
-        pub(crate) enum Kernel {
-            $($(#[$cfg])* $leaf($leaf)),*
+        pub(crate) enum Selected {
+            $($(#[$cfg])* $engine($engine)),*
         }
 
-        impl Kernel {
-            /// The best leaf of this CPU.
+        impl Selected {
+            /// The best kernel of this CPU.
             pub fn best() -> Self {
                 $($(#[$cfg])* {
-                    if let Some(leaf) = <$leaf as Engine>::new() {
-                        return Kernel::$leaf(leaf);
+                    if let Some(engine) = <$engine as Engine>::new() {
+                        return Selected::$engine(engine);
                     }
                 })*
-                unreachable!("the portable leaf runs everywhere")
+                unreachable!("the portable kernel runs everywhere")
             }
 
-            /// The leaf of that name, where this CPU has it.
+            /// The kernel of that name, where this CPU has it.
             pub fn by_name(name: &str) -> Option<Self> {
                 $($(#[$cfg])* {
-                    if name == <$leaf as Engine>::NAME {
-                        return <$leaf as Engine>::new().map(Kernel::$leaf);
+                    if name == <$engine as Engine>::NAME {
+                        return <$engine as Engine>::new().map(Selected::$engine);
                     }
                 })*
                 None
             }
 
-            /// Every leaf of this build, best first.
-            pub fn all() -> Vec<LeafInfo> {
-                vec![$($(#[$cfg])* LeafInfo {
-                    name: <$leaf as Engine>::NAME,
-                    available: <$leaf as Engine>::new().is_some(),
+            /// Every kernel of this build, best first.
+            pub fn all() -> Vec<KernelInfo> {
+                vec![$($(#[$cfg])* KernelInfo {
+                    name: <$engine as Engine>::NAME,
+                    available: <$engine as Engine>::new().is_some(),
                 }),*]
             }
         }
 
-        /// Runs an expression with the leaf's own type.
-        macro_rules! with_leaf {
-            ($kernel:expr, $bound:ident => $body:expr) => {
-                match $kernel {
-                    $($(#[$cfg])* $crate::cpu::select::Kernel::$leaf($bound) => $body),*
+        /// Runs an expression with the engine's own type.
+        macro_rules! with_engine {
+            ($selected:expr, $bound:ident => $body:expr) => {
+                match $selected {
+                    $($(#[$cfg])* $crate::cpu::select::Selected::$engine($bound) => $body),*
                 }
             };
         }
-        pub(crate) use with_leaf;
+        pub(crate) use with_engine;
     };
 }
 
-kernels! {
+engines! {
     #[cfg(target_arch = "x86_64")]
     Amx,
     #[cfg(target_arch = "x86_64")]
@@ -92,6 +92,6 @@ kernels! {
     #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
     Neon,
     Portable,
-    // Never the best: the portable leaf comes before it and runs everywhere.
+    // Never the best: the portable kernel comes before it and runs everywhere.
     AmxEmulated,
 }

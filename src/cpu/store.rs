@@ -1,6 +1,6 @@
 //! The output: finished tiles, written by many threads into one matrix.
 
-use super::leaf::{Leaf, Trailing, ACC};
+use super::kernel::{Kernel, Trailing, ACC};
 use super::lhs::LhsPanel;
 use crate::element::Element;
 use crate::epilogue::{Resolved, Tile};
@@ -170,8 +170,8 @@ impl<'a, O: Output> OutMatrix<'a, O> {
 /// Finishes a tile: rows from `row0` on of the output for the panel's rows, columns `col..col + cols` of the product.
 /// Where its rows then start, NR elements apart: in `finished`, or in `acc`.
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn finish_tile<L: Leaf, O: Output>(
-    leaf: L,
+pub(crate) fn finish_tile<L: Kernel, O: Output>(
+    kernel: L,
     nr: usize,
     epilogue: &Resolved<'_>,
     panel: &LhsPanel<'_>,
@@ -193,7 +193,7 @@ pub(crate) fn finish_tile<L: Leaf, O: Output>(
         scales: panel.scales,
         zero_points: panel.zero_points,
     };
-    leaf.vectorize(
+    kernel.vectorize(
         #[inline(always)]
         || O::finish(epilogue, &tile, acc, finished),
     );

@@ -1,7 +1,7 @@
 //! VNNI on 256-bit registers, a tile of 6 rows by 16 columns: AVX-VNNI (the VEX encoding of client CPUs)
 //! and the same tile in the EVEX encoding of AVX-512VL, so that either kind of machine tests the one tile.
 
-use super::leaf::{check_tile, Layout, Leaf, Trailing};
+use super::kernel::{check_tile, Kernel, Layout, Trailing};
 use core::arch::x86_64::*;
 
 /// Unsigned bytes (plus 128), four k a group, 16 columns a panel.
@@ -13,19 +13,19 @@ const LAYOUT: Layout = Layout {
     strips: false,
 };
 
-macro_rules! leaf {
-    ($leaf:ident, $name:literal, $features:literal, [$($feature:tt),*], $dot:ident, $tile:ident, $step:ident) => {
+macro_rules! kernel {
+    ($kernel:ident, $name:literal, $features:literal, [$($feature:tt),*], $dot:ident, $tile:ident, $step:ident) => {
         #[derive(Clone, Copy)]
-        pub(crate) struct $leaf(());
+        pub(crate) struct $kernel(());
 
-        impl Leaf for $leaf {
+        impl Kernel for $kernel {
             const NAME: &'static str = $name;
             const LAYOUT: Layout = LAYOUT;
             const MR: usize = 6;
 
             fn new() -> Option<Self> {
                 let have = true $(&& is_x86_feature_detected!($feature))*;
-                have.then_some($leaf(()))
+                have.then_some($kernel(()))
             }
 
             #[inline(always)]
@@ -120,7 +120,7 @@ macro_rules! leaf {
     };
 }
 
-leaf!(
+kernel!(
     AvxVnni,
     "avx_vnni",
     "avxvnni,avx2,fma,bmi2",
@@ -129,7 +129,7 @@ leaf!(
     tile_vex,
     step_vex
 );
-leaf!(
+kernel!(
     Avx512VlVnni,
     "avx512vl_vnni",
     "avx512f,avx512vl,avx512vnni,avx2,fma,bmi2",

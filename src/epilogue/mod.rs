@@ -25,7 +25,7 @@
 //! w = w + residual[row, j]                                             and on as above
 //! ```
 //!
-//! Neighbours are in one tile whatever the tile is. [`interleave_gate_up`](crate::interleave_gate_up) lays weights, scales
+//! Neighbours are in one tile whatever the tile is. [`interleave_gate_up`](crate::gemm::interleave_gate_up) lays weights, scales
 //! and biases out so.
 
 pub(crate) mod check;
@@ -179,7 +179,10 @@ impl fmt::Display for Output {
 /// `P` says where the parts lie: [`Host`] slices, a device's memory, or nowhere yet ([`Planned`]).
 ///
 /// ```
-/// use imma::{Activation, Epilogue, FloatSlice, Output};
+/// use imma::activation::Activation;
+/// use imma::element::FloatSlice;
+/// use imma::epilogue::Output;
+/// use imma::Epilogue;
 /// let bias = [0.5f32, -0.5];
 /// let epilogue = Epilogue::to(Output::BF16)
 ///     .with_bias(FloatSlice::F32(&bias))

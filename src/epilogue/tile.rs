@@ -1,4 +1,4 @@
-//! The epilogue of one tile on the host, vectorised: what every leaf of the CPU runs.
+//! The epilogue of one tile on the host, vectorised: what every kernel of the CPU runs.
 
 use super::Scales;
 use crate::activation::Activation;

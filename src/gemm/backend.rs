@@ -73,7 +73,10 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// and [`numerics`](crate::numerics) after it.
     ///
     /// ```
-    /// use imma::{Backend, Cpu, Epilogue, Gemm, Lhs, Output, OutputMut, Weights};
+    /// use imma::element::OutputMut;
+    /// use imma::epilogue::Output;
+    /// use imma::gemm::{Gemm, Lhs, Weights};
+    /// use imma::{Backend, Cpu, Epilogue};
     /// use ndarray::{arr2, Array2};
     /// let cpu = Cpu::new();
     /// let weights = cpu.pack(Weights::Int8(arr2(&[[1i8, -2], [2, 0]]).view()))?;

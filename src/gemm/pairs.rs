@@ -10,7 +10,10 @@ use ndarray::{Array, ArrayView, Axis, Dimension, RemoveAxis};
 /// axis 0. The elements are copied as they are, whatever their type.
 ///
 /// ```
-/// use imma::{interleave_gate_up, Activation, Backend, Cpu, Epilogue, Gemm, Lhs, OutputMut, Weights};
+/// use imma::activation::Activation;
+/// use imma::element::OutputMut;
+/// use imma::gemm::{interleave_gate_up, Gemm, Lhs, Weights};
+/// use imma::{Backend, Cpu, Epilogue};
 /// use ndarray::{arr2, Array2, Axis};
 /// let (gate, up) = (arr2(&[[1i8, -1], [2, 1]]), arr2(&[[1i8, 2], [0, 3]]));
 /// let weights = interleave_gate_up(gate.view(), up.view(), Axis(1))?;

@@ -98,7 +98,10 @@ impl Lhs<'_> {
 /// `epilogue(lhs [M, K] x weights [K, N])`, with all shapes known to fit.
 ///
 /// ```
-/// use imma::{Backend, Cpu, Epilogue, Gemm, Lhs, Output, OutputMut, Weights};
+/// use imma::element::OutputMut;
+/// use imma::epilogue::Output;
+/// use imma::gemm::{Gemm, Lhs, Weights};
+/// use imma::{Backend, Cpu, Epilogue};
 /// use ndarray::{arr2, Array2};
 /// let cpu = Cpu::new();
 /// let weights = cpu.pack(Weights::Int8(arr2(&[[1i8], [2]]).view()))?;

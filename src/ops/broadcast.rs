@@ -13,7 +13,7 @@ use ndarray::{Array, ArrayView, ArrayViewD, Axis, Dimension, IntoDimension};
 /// * 0-D operands are refused.
 ///
 /// ```
-/// use imma::MatmulShape;
+/// use imma::ops::MatmulShape;
 /// let shape = MatmulShape::new("matmul", &[2, 1, 3, 4], &[5, 4, 2])?;
 /// assert_eq!(shape.output(), [2, 5, 3, 2]);
 /// assert_eq!(MatmulShape::new("matmul", &[2, 3, 4], &[4])?.output(), [2, 3]);
@@ -23,6 +23,7 @@ use ndarray::{Array, ArrayView, ArrayViewD, Axis, Dimension, IntoDimension};
 ///
 /// Source: [numpy.matmul](https://numpy.org/doc/stable/reference/generated/numpy.matmul.html).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MatmulShape {
     /// The axes before the last two, broadcast.
     pub batch: Vec<usize>,

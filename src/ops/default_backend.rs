@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 /// The backend of the short forms: the CPU with its best kernels, on rayon's current thread pool.
 ///
 /// ```
-/// assert_eq!(imma::default_backend().name(), "cpu");
+/// assert_eq!(imma::ops::default_backend().name(), "cpu");
 /// ```
 pub fn default_backend() -> &'static Arc<dyn Backend> {
     static BACKEND: OnceLock<Arc<dyn Backend>> = OnceLock::new();

@@ -10,7 +10,7 @@ use crate::ops::broadcast::addressable;
 /// left operand, in their order there; the free axes of the right one.
 ///
 /// ```
-/// use imma::DimensionNumbers;
+/// use imma::ops::DimensionNumbers;
 /// // einsum "bqhd,bkhd->bhqk": the scores of attention.
 /// let dims = DimensionNumbers {
 ///     lhs_contracting: vec![3],
@@ -144,7 +144,7 @@ impl DimensionNumbers {
     /// The axes must be valid for operands of these ranks.
     ///
     /// ```
-    /// use imma::DimensionNumbers;
+    /// use imma::ops::DimensionNumbers;
     /// // [M, K] x [K, N]: dlhs = g [M, N] . rhs [K, N], over N.
     /// let gradient = DimensionNumbers::matmul().lhs_gradient(2, 2);
     /// assert_eq!(gradient.dims.lhs_contracting, [1]);

@@ -23,7 +23,7 @@ use ndarray::{ArrayD, ArrayView, ArrayViewD, Axis, Dimension};
 /// of `dot_general`.
 ///
 /// ```
-/// use imma::{einsum, Precision, QuantDotGeneral};
+/// use imma::ops::{einsum, Precision, QuantDotGeneral};
 /// use ndarray::Array4;
 /// let (q, k) = (Array4::<f32>::ones((2, 5, 3, 8)), Array4::<f32>::ones((2, 7, 3, 8)));
 /// let int8 = QuantDotGeneral::int8_inference();
@@ -53,7 +53,7 @@ pub fn einsum<T: Element, D1: Dimension, D2: Dimension>(
 /// As [`einsum`].
 ///
 /// ```
-/// use imma::{einsum_vjp, FloatDotGeneral, Precision};
+/// use imma::ops::{einsum_vjp, FloatDotGeneral, Precision};
 /// use ndarray::arr2;
 /// let (a, b) = (arr2(&[[1.0f32, 2.0]]), arr2(&[[3.0f32, 4.0]]));
 /// let (y, pullback) = einsum_vjp("ik,jk->ji", a.view(), b.view(), Precision::Default, &FloatDotGeneral)?;

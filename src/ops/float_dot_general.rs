@@ -19,7 +19,7 @@ use ndarray::{
 /// at most `K * 2^-24 * sum |lhs| |rhs|`, to first order, and may differ between machines.
 ///
 /// ```
-/// use imma::{DimensionNumbers, DotGeneral, FloatDotGeneral, Precision};
+/// use imma::ops::{DimensionNumbers, DotGeneral, FloatDotGeneral, Precision};
 /// use ndarray::arr2;
 /// let (a, b) = (arr2(&[[1.0f32, 2.0]]).into_dyn(), arr2(&[[3.0f32], [4.0]]).into_dyn());
 /// let dims = DimensionNumbers::matmul();

@@ -27,7 +27,7 @@ use ndarray::{Array, ArrayView, ArrayView1, ArrayViewMut, Dimension};
 ///
 /// ```
 /// use ndarray::{arr1, arr2};
-/// let y = imma::rmsnorm(arr2(&[[3.0f32, 4.0]]).view(), arr1(&[1.0f32, 0.5]).view(), 1e-6)?;
+/// let y = imma::ops::rmsnorm(arr2(&[[3.0f32, 4.0]]).view(), arr1(&[1.0f32, 0.5]).view(), 1e-6)?;
 /// // The root of the mean square is sqrt(12.5).
 /// assert!((y[[0, 0]] - 3.0 / 12.5f32.sqrt()).abs() < 1e-6 && (y[[0, 1]] - 2.0 / 12.5f32.sqrt()).abs() < 1e-6);
 /// # Ok::<(), imma::Error>(())
@@ -47,19 +47,19 @@ pub fn rmsnorm<T: Element, D: Dimension>(
 
 /// RMSNorm of each row (last axis) of `x [.., K]`, quantised with the row's own scale: what runs right before a product.
 ///
-/// The bits of [`rmsnorm`] into T followed by the default [`Quantizer`](crate::quant::Quantizer), without the
+/// The bits of [`rmsnorm`] into T followed by the default [`Quantizer`](crate::Quantizer), without the
 /// matrix between them; `cuda::Device::rmsnorm_quantize` gives the same.
 ///
 /// # Errors
 /// As [`rmsnorm`].
 ///
 /// ```
-/// use imma::quant::Quantizer;
+/// use imma::Quantizer;
 /// use ndarray::{arr1, arr2};
 /// let (x, weight) = (arr2(&[[3.0f32, -4.0], [0.0, 0.0]]), arr1(&[1.0f32, 0.5]));
-/// let q = imma::rmsnorm_quantize(x.view(), weight.view(), 1e-6)?;
+/// let q = imma::ops::rmsnorm_quantize(x.view(), weight.view(), 1e-6)?;
 /// assert_eq!(q.matrix()?, arr2(&[[127i8, -85], [0, 0]]));
-/// assert_eq!(q, Quantizer::default().quantize(imma::rmsnorm(x.view(), weight.view(), 1e-6)?.view())?);
+/// assert_eq!(q, Quantizer::default().quantize(imma::ops::rmsnorm(x.view(), weight.view(), 1e-6)?.view())?);
 /// # Ok::<(), imma::Error>(())
 /// ```
 pub fn rmsnorm_quantize<T: Element, D: Dimension>(
@@ -90,9 +90,9 @@ pub fn rmsnorm_quantize<T: Element, D: Dimension>(
 /// use ndarray::{arr1, arr2};
 /// let (x, mut residual) = (arr2(&[[1.0f32, -4.0]]), arr2(&[[2.0f32, 0.0]]));
 /// let weight = arr1(&[1.0f32, 0.5]);
-/// let q = imma::add_rmsnorm_quantize(x.view(), residual.view_mut(), weight.view(), 1e-6)?;
+/// let q = imma::ops::add_rmsnorm_quantize(x.view(), residual.view_mut(), weight.view(), 1e-6)?;
 /// assert_eq!(residual, arr2(&[[3.0, -4.0]]));
-/// assert_eq!(q, imma::rmsnorm_quantize(residual.view(), weight.view(), 1e-6)?);
+/// assert_eq!(q, imma::ops::rmsnorm_quantize(residual.view(), weight.view(), 1e-6)?);
 /// # Ok::<(), imma::Error>(())
 /// ```
 pub fn add_rmsnorm_quantize<T: Element, D: Dimension>(

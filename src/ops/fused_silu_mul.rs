@@ -21,7 +21,7 @@ use ndarray::{Array, ArrayView, ArrayView1, Dimension};
 ///
 /// ```
 /// use ndarray::arr2;
-/// let y = imma::silu_mul(arr2(&[[0.0f32, 20.0]]).view(), arr2(&[[5.0f32, -2.0]]).view())?;
+/// let y = imma::ops::silu_mul(arr2(&[[0.0f32, 20.0]]).view(), arr2(&[[5.0f32, -2.0]]).view())?;
 /// assert_eq!(y[[0, 0]], 0.0);
 /// assert!((y[[0, 1]] + 40.0).abs() < 1e-4);
 /// # Ok::<(), imma::Error>(())
@@ -36,7 +36,7 @@ pub fn silu_mul<T: Element, D: Dimension>(
 
 /// `SiLU(gate) * up`, each row (last axis) quantised with its own scale: what runs right before a SwiGLU's last product.
 ///
-/// The bits of [`silu_mul`] into T followed by the default [`Quantizer`](crate::quant::Quantizer), without the matrix
+/// The bits of [`silu_mul`] into T followed by the default [`Quantizer`](crate::Quantizer), without the matrix
 /// between them; `cuda::Device::silu_mul_quantize` gives the same. Where one product made both halves as `[rows, 2 K]`,
 /// they are two slices of it.
 ///
@@ -44,12 +44,12 @@ pub fn silu_mul<T: Element, D: Dimension>(
 /// As [`silu_mul`].
 ///
 /// ```
-/// use imma::quant::Quantizer;
+/// use imma::Quantizer;
 /// use ndarray::{arr2, s};
 /// let both = arr2(&[[1.0f32, -2.0, 3.0, 0.5]]);
 /// let (gate, up) = (both.slice(s![.., ..2]), both.slice(s![.., 2..]));
-/// let q = imma::silu_mul_quantize(gate, up)?;
-/// assert_eq!(q, Quantizer::default().quantize(imma::silu_mul(gate, up)?.view())?);
+/// let q = imma::ops::silu_mul_quantize(gate, up)?;
+/// assert_eq!(q, Quantizer::default().quantize(imma::ops::silu_mul(gate, up)?.view())?);
 /// # Ok::<(), imma::Error>(())
 /// ```
 pub fn silu_mul_quantize<T: Element, D: Dimension>(

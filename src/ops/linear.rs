@@ -32,7 +32,8 @@ const STRIP: usize = 1 << 20;
 /// [epilogue](crate::epilogue).
 ///
 /// ```
-/// use imma::{Activation, Int8Linear};
+/// use imma::activation::Activation;
+/// use imma::Int8Linear;
 /// use ndarray::{arr1, arr2};
 /// let weight = arr2(&[[1.0f32, -1.0], [0.5, 0.5], [0.0, 2.0]]);
 /// let layer = Int8Linear::from_float(weight.view(), Some(arr1(&[0.0f32, 1.0, 0.0]).view()))?
@@ -238,7 +239,8 @@ impl Int8Linear {
     /// [`MAX_K`](crate::numerics::MAX_K).
     ///
     /// ```
-    /// use imma::{default_backend, Int8Linear};
+    /// use imma::ops::default_backend;
+    /// use imma::Int8Linear;
     /// use ndarray::arr2;
     /// let w = arr2(&[[127i8, -28]]);
     /// let layer = Int8Linear::from_int8_asymmetric_on::<f32>(default_backend().clone(), w.view(), &[0.5], &[-28], None)?;

@@ -37,7 +37,7 @@ fn oracle(x: &Array2<f32>, w: &Array2<f32>, size: usize, bias: &Array1<f32>) -> 
 }
 
 #[test]
-fn every_leaf_and_thread_count_gives_the_oracles_bits() {
+fn every_kernel_and_thread_count_gives_the_oracles_bits() {
     let mut ran = 0;
     for (m, n, k) in [
         (1, 7, 32),
@@ -51,9 +51,9 @@ fn every_leaf_and_thread_count_gives_the_oracles_bits() {
             let (x, w) = (noise((m, k), 1), noise((n, k), 2));
             let bias = Array1::from_shape_fn(n, |j| j as f32 * 0.1 - 1.0);
             let want = oracle(&x, &w, size, &bias);
-            for leaf in Cpu::leaves().iter().filter(|l| l.available) {
+            for kernel in Cpu::kernels().iter().filter(|l| l.available) {
                 for threads in [1, 3] {
-                    let cpu = Cpu::new().with_leaf(leaf.name).unwrap();
+                    let cpu = Cpu::new().with_kernel(kernel.name).unwrap();
                     let cpu = cpu.with_threads(threads).unwrap();
                     let bias = Some(bias.view());
                     let layer =
@@ -61,7 +61,7 @@ fn every_leaf_and_thread_count_gives_the_oracles_bits() {
                             .unwrap();
                     let layer = layer.with_activation(Activation::Silu);
                     let got = layer.forward(x.view()).unwrap();
-                    assert_eq!(got, want, "{} {m}x{n}x{k} groups of {size}", leaf.name);
+                    assert_eq!(got, want, "{} {m}x{n}x{k} groups of {size}", kernel.name);
                     ran += 1;
                 }
             }

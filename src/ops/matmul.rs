@@ -20,7 +20,8 @@ use ndarray::{ArrayD, ArrayView, Dimension};
 /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) as [`MatmulShape::new`], and those of `dot_general`.
 ///
 /// ```
-/// use imma::{matmul, FloatDotGeneral, Precision};
+/// use imma::matmul;
+/// use imma::ops::{FloatDotGeneral, Precision};
 /// use ndarray::{arr2, Array3};
 /// let a = Array3::<f32>::ones((2, 1, 3));
 /// let b = arr2(&[[1.0f32], [2.0], [3.0]]);
@@ -46,7 +47,7 @@ pub fn matmul<T: Element, D1: Dimension, D2: Dimension>(
 /// As [`matmul`].
 ///
 /// ```
-/// use imma::{matmul_vjp, Precision, QuantDotGeneral};
+/// use imma::ops::{matmul_vjp, Precision, QuantDotGeneral};
 /// use ndarray::{arr1, arr2};
 /// let (x, w) = (arr2(&[[1.0f32, -2.0]]), arr1(&[0.5f32, 0.25]));
 /// let (y, pullback) = matmul_vjp(x.view(), w.view(), Precision::Default, &QuantDotGeneral::v3())?;
@@ -71,7 +72,7 @@ pub fn matmul_vjp<T: Element, D1: Dimension, D2: Dimension>(
 /// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) as [`MatmulShape::new`].
 ///
 /// ```
-/// use imma::matmul_float;
+/// use imma::ops::matmul_float;
 /// use ndarray::arr1;
 /// let dot = matmul_float(arr1(&[1.0f32, 2.0]).view(), arr1(&[3.0f32, 4.0]).view())?;
 /// assert_eq!(dot.first(), Some(&11.0));

@@ -9,7 +9,7 @@ use ndarray::{ArrayD, ArrayView, ArrayView2, ArrayViewMut2, Dimension};
 
 /// The exact product `out[.., m, n] = sum over k of lhs[.., m, k] * rhs[.., k, n]` in int32.
 ///
-/// Shapes follow `numpy.matmul` ([`MatmulShape`](crate::MatmulShape)): 1-D operands, broadcast batches. Any strides are read as they
+/// Shapes follow `numpy.matmul` ([`MatmulShape`](crate::ops::MatmulShape)): 1-D operands, broadcast batches. Any strides are read as they
 /// are: transposed, reversed, repeated. Every int8 value is allowed, -128 included, and nothing is rounded. An empty sum
 /// (K = 0) is 0.
 ///
@@ -17,7 +17,7 @@ use ndarray::{ArrayD, ArrayView, ArrayView2, ArrayViewMut2, Dimension};
 /// right operand they become one tall product.
 ///
 /// # Errors
-/// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) as [`MatmulShape::new`](crate::MatmulShape::new),
+/// [`Error::ShapeMismatch`](crate::Error::ShapeMismatch) as [`MatmulShape::new`](crate::ops::MatmulShape::new),
 /// [`Error::KTooLong`](crate::Error::KTooLong) when K is above [`MAX_K`](crate::numerics::MAX_K),
 /// [`Error::Memory`](crate::Error::Memory) when the result cannot be allocated.
 ///

@@ -35,7 +35,7 @@ const OP: &str = "OutlierLinear";
 /// outlier in it. NaN and infinity are outliers and make their rows' results NaN or infinite, as a float product does.
 ///
 /// ```
-/// use imma::OutlierLinear;
+/// use imma::ops::OutlierLinear;
 /// use ndarray::{arr2, Array2};
 /// let weight = arr2(&[[1.0f32, -1.0, 0.5]]);
 /// let layer = OutlierLinear::from_float(weight.view(), 6.0, None)?;

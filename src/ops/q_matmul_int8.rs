@@ -70,8 +70,8 @@ pub fn q_matmul_int8_on<T: Element, D: Dimension>(
 /// As [`q_matmul_int8`].
 ///
 /// ```
-/// use imma::q_matmul_int8_as;
 /// use half::bf16;
+/// use imma::ops::q_matmul_int8_as;
 /// use ndarray::{arr2, Array2};
 /// let out: Array2<bf16> = q_matmul_int8_as(arr2(&[[2.0f32]]).view(), arr2(&[[3.0f32]]).view())?;
 /// assert_eq!(out[[0, 0]], bf16::from_f32(6.0));
@@ -104,18 +104,18 @@ pub fn q_matmul_int8_as_on<T: Element, O: Element, D: Dimension>(
     Ok(out.into_shape_with_order(shape).expect("as many elements"))
 }
 
-/// [`q_matmul_int8`] by `numpy.matmul`'s rules ([`MatmulShape`](crate::MatmulShape)): 1-D operands on either side, batches of
+/// [`q_matmul_int8`] by `numpy.matmul`'s rules ([`MatmulShape`](crate::ops::MatmulShape)): 1-D operands on either side, batches of
 /// weights, broadcasting.
 ///
 /// Each matrix of the batch is a product of its own, with the bits of [`q_matmul_int8_as`]: a scale for each row of the left
 /// one and for each column of the right one.
 ///
 /// # Errors
-/// [`Error::ShapeMismatch`] as [`MatmulShape::new`](crate::MatmulShape::new), [`Error::KTooLong`] and [`Error::Memory`] as
+/// [`Error::ShapeMismatch`] as [`MatmulShape::new`](crate::ops::MatmulShape::new), [`Error::KTooLong`] and [`Error::Memory`] as
 /// [`q_matmul_int8`].
 ///
 /// ```
-/// use imma::q_matmul_int8_broadcast;
+/// use imma::ops::q_matmul_int8_broadcast;
 /// use ndarray::{arr1, Array3, ArrayD};
 /// let a = Array3::<f32>::ones((2, 3, 4));
 /// let out: ArrayD<f32> = q_matmul_int8_broadcast(a.view(), arr1(&[1.0f32, 2.0, 3.0, 4.0]).view())?;

@@ -15,8 +15,10 @@ use ndarray::{ArrayD, ArrayView, ArrayView2, Dimension, Ix2};
 /// A quantised pair makes a product by handing its scales to the epilogue:
 ///
 /// ```
+/// use imma::element::OutputMut;
+/// use imma::gemm::{Gemm, Lhs, Weights};
 /// use imma::quant::{Granularity, Quantizer};
-/// use imma::{Backend, Cpu, Epilogue, Gemm, Lhs, OutputMut, Weights};
+/// use imma::{Backend, Cpu, Epilogue};
 /// use ndarray::{arr2, Array2};
 /// let x = Quantizer::default().quantize(arr2(&[[1.0f32, 0.5], [3.0, -4.0]]).view())?;
 /// let per_channel = Quantizer::builder().granularity(Granularity::PerChannel).build()?;

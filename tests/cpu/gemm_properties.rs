@@ -1,36 +1,39 @@
 //! Every backend against the oracle, bit for bit: shapes around tile edges, views, epilogues, extremes; each
-//! CPU leaf by name, one to three threads, packed and unpacked weights.
+//! CPU kernel by name, one to three threads, packed and unpacked weights.
 
 use crate::random::Random;
 use half::{bf16, f16};
+use imma::activation::Activation;
+use imma::element::{FloatSlice, FloatView, OutputMut};
 use imma::epilogue::Host;
+use imma::epilogue::{Output, Scales, ZeroPoints};
+use imma::gemm::{interleave_gate_up, ActivationQuant, Gemm, Lhs, WeightScales, Weights};
 use imma::numerics::{MAX_K, MAX_K_ZERO_POINT};
 use imma::reference::{self, Product};
-use imma::{
-    interleave_gate_up, Activation, ActivationQuant, Backend, Cpu, DType, Element, Epilogue, Error,
-    FloatSlice, FloatView, Gemm, Lhs, Output, OutputMut, Scales, WeightScales, Weights, ZeroPoints,
-};
+use imma::{Backend, Cpu, DType, Element, Epilogue, Error};
 use ndarray::{s, Array1, Array2, ArrayView2, ArrayViewMut2, Axis};
 use proptest::prelude::*;
 use std::sync::OnceLock;
 
 // ---------------------------------------------------------------------------------------------- backends
 
-/// Each leaf this machine has with 1, 2 and 3 threads; what it lacks is named on stdout.
+/// Each kernel this machine has with 1, 2 and 3 threads; what it lacks is named on stdout.
 fn backends() -> &'static [(String, Cpu)] {
     static ALL: OnceLock<Vec<(String, Cpu)>> = OnceLock::new();
     ALL.get_or_init(|| {
         let mut all = Vec::new();
-        for leaf in Cpu::leaves() {
-            if !leaf.available {
-                println!("not run: {}", leaf.name);
+        for kernel in Cpu::kernels() {
+            if !kernel.available {
+                println!("not run: {}", kernel.name);
                 continue;
             }
-            let cpu = Cpu::new().with_leaf(leaf.name).expect("it is available");
-            assert_eq!(cpu.leaf(), leaf.name);
+            let cpu = Cpu::new()
+                .with_kernel(kernel.name)
+                .expect("it is available");
+            assert_eq!(cpu.kernel_name(), kernel.name);
             for threads in 1..=3 {
                 let cpu = cpu.clone().with_threads(threads).expect("a few threads");
-                all.push((format!("{}, {threads} threads", leaf.name), cpu));
+                all.push((format!("{}, {threads} threads", kernel.name), cpu));
             }
         }
         assert!(all.iter().any(|(name, _)| name.starts_with("portable")));
@@ -996,13 +999,13 @@ fn pairs_and_fresh_scales_that_do_not_fit_are_refused() {
     ] {
         assert!(error.contains(expected), "{error}; expected {expected}");
     }
-    // Weights in another leaf's layout, without rows too. On ARM all leaves share one.
-    let weights = |leaf: &str| {
-        let cpu = Cpu::new().with_leaf(leaf).unwrap();
+    // Weights in another kernel's layout, without rows too. On ARM all kernels share one.
+    let weights = |kernel: &str| {
+        let cpu = Cpu::new().with_kernel(kernel).unwrap();
         cpu.pack(Weights::Int8(Array2::ones((3, 4)).view()))
             .unwrap()
     };
-    let (own, portable) = (weights(cpu.leaf()), weights("portable"));
+    let (own, portable) = (weights(cpu.kernel_name()), weights("portable"));
     let none = Array2::<i8>::ones((0, 3));
     let gemm = Gemm::new(
         Lhs::Int8(none.view()),

@@ -2,7 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `gemm_properties` | every leaf against the oracle, on random problems |
+//! | `gemm_properties` | every kernel against the oracle, on random problems |
 //! | `small` | products that Miri or valgrind can watch: `--test cpu small::` |
 
 #[path = "../common/random.rs"]

@@ -1,20 +1,25 @@
-//! Small products on the portable leaf and on emulated tiles, for tools that watch every memory access (Miri, valgrind).
+//! Small products on the portable kernel and on emulated tiles, for tools that watch every memory access (Miri, valgrind).
 //!
-//! `IMMA_TEST_LEAF` chooses another leaf.
+//! `IMMA_TEST_KERNEL` chooses another kernel.
 
-use imma::{
-    Activation, Backend, Cpu, Epilogue, FloatSlice, FloatView, Gemm, Lhs, Output, OutputMut,
-    Weights,
-};
+use imma::activation::Activation;
+use imma::element::{FloatSlice, FloatView, OutputMut};
+use imma::epilogue::Output;
+use imma::gemm::{Gemm, Lhs, Weights};
+use imma::{Backend, Cpu, Epilogue};
 use ndarray::{s, Array2};
 
 fn cpu() -> Cpu {
-    let leaf = std::env::var("IMMA_TEST_LEAF").unwrap_or_else(|_| "portable".into());
-    named(&leaf)
+    let kernel = std::env::var("IMMA_TEST_KERNEL").unwrap_or_else(|_| "portable".into());
+    named(&kernel)
 }
 
-fn named(leaf: &str) -> Cpu {
-    Cpu::new().with_leaf(leaf).unwrap().with_threads(1).unwrap()
+fn named(kernel: &str) -> Cpu {
+    Cpu::new()
+        .with_kernel(kernel)
+        .unwrap()
+        .with_threads(1)
+        .unwrap()
 }
 
 /// One strip of rows by several panels, two strips by two panels and by one, two panels of rows; steps of K with padding.

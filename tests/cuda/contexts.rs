@@ -4,7 +4,10 @@ use crate::support::{alone, hardware};
 use imma::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream};
 use imma::cuda::kernels::{igemm_sm80, quantize_rows, GemmOperands};
 use imma::cuda::{Algorithm, Device, DeviceLhs, DeviceWeights, Matrix, Operands, Plan, Problem};
-use imma::{Backend, Cpu, DType, Epilogue, Gemm, Lhs, Output, OutputMut, Weights};
+use imma::element::OutputMut;
+use imma::epilogue::Output;
+use imma::gemm::{Gemm, Lhs, Weights};
+use imma::{Backend, Cpu, DType, Epilogue};
 use ndarray::Array2;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -94,7 +97,7 @@ fn what_belongs_to_another_context_is_refused() {
     let mut scales = strange.alloc_zeros::<f32>(m).unwrap();
     let mut place = stream.alloc_zeros::<i8>(m * k).unwrap();
     let x = Matrix::new(&floats, m, k);
-    let rounding = imma::Rounding::NearestEven;
+    let rounding = imma::rounding::Rounding::NearestEven;
     let result = quantize_rows(
         &device,
         &stream,

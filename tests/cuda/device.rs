@@ -2,6 +2,7 @@
 
 use crate::support::{self, device, fake, floats, same, stream, Random, Type};
 use half::{bf16, f16};
+use imma::activation::Activation;
 use imma::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use imma::cuda::cudarc::driver::CudaStream;
 use imma::cuda::kernels::{igemm_sm80, igemm_sm90};
@@ -9,12 +10,12 @@ use imma::cuda::{
     self as gpu, Algorithm, ChoiceCache, Device, DeviceElement, DeviceLhs, DeviceLinear,
     DeviceOutput, DeviceWeights, Input, Instance, Matrix, Operands, Plan, Problem, WeightOrder,
 };
+use imma::element::{FloatSlice, FloatView, OutputMut};
+use imma::epilogue::Scales;
 use imma::epilogue::{Output, ZeroPoints};
-use imma::{
-    matmul_true_int8, matmul_true_int8_on, q_matmul_int8_as, q_matmul_int8_as_on, quant_int8,
-    Activation, ActivationQuant, Backend, Cpu, DType, Epilogue, Error, FloatSlice, FloatView, Gemm,
-    Int8Linear, Lhs, OutputMut, Scales, Weights,
-};
+use imma::gemm::{ActivationQuant, Gemm, Lhs, Weights};
+use imma::ops::{matmul_true_int8_on, q_matmul_int8_as, q_matmul_int8_as_on};
+use imma::{matmul_true_int8, quant_int8, Backend, Cpu, DType, Epilogue, Error, Int8Linear};
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -3,10 +3,11 @@
 use crate::support::{own_device, same, Random, Type};
 use half::bf16;
 use imma::cuda::DeviceElement;
-use imma::{
-    Backend, Cpu, DimensionNumbers, DotGeneral, OperandQuant, Precision, ProductQuant,
-    QuantDotGeneral, Rounding,
+use imma::ops::{
+    DimensionNumbers, DotGeneral, OperandQuant, Precision, ProductQuant, QuantDotGeneral,
 };
+use imma::rounding::Rounding;
+use imma::{Backend, Cpu};
 use ndarray::{ArrayD, IxDyn};
 use std::sync::Arc;
 

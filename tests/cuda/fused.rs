@@ -149,11 +149,11 @@ fn rmsnorm<T: Type>(large: usize, wrong: &mut Vec<String>) {
         )
         .unwrap_or_else(|error| panic!("{case}: {error}"));
         let (x, w) = (view(&data, rows, cols), ArrayView1::from(&weight));
-        let expected = imma::rmsnorm_quantize(x, w, EPSILON).unwrap();
+        let expected = imma::ops::rmsnorm_quantize(x, w, EPSILON).unwrap();
         let integers = expected.data().as_slice().unwrap();
         output.check(&stream, &case, integers, expected.scales(), wrong);
         if rows * cols > 0 {
-            let y = imma::rmsnorm(x, w, EPSILON).unwrap();
+            let y = imma::ops::rmsnorm(x, w, EPSILON).unwrap();
             let (integers, scales) = quantized(&stream, y.as_slice().unwrap(), rows, cols);
             output.check(
                 &stream,
@@ -182,13 +182,13 @@ fn rmsnorm<T: Type>(large: usize, wrong: &mut Vec<String>) {
         )
         .unwrap_or_else(|error| panic!("{case}: {error}"));
         let to = ArrayViewMut2::from_shape((rows, cols), &mut sum).unwrap();
-        let expected = imma::add_rmsnorm_quantize(x, to, w, EPSILON).unwrap();
+        let expected = imma::ops::add_rmsnorm_quantize(x, to, w, EPSILON).unwrap();
         let found = residual.read(&stream);
         compare("residual", &case, &found, &sum, same, wrong);
         let integers = expected.data().as_slice().unwrap();
         output.check(&stream, &case, integers, expected.scales(), wrong);
         // The same as the norm of the sum that was stored.
-        let pair = imma::rmsnorm_quantize(view(&sum, rows, cols), w, EPSILON).unwrap();
+        let pair = imma::ops::rmsnorm_quantize(view(&sum, rows, cols), w, EPSILON).unwrap();
         let integers = pair.data().as_slice().unwrap();
         output.check(
             &stream,
@@ -226,11 +226,11 @@ fn silu_mul<T: Type>(wrong: &mut Vec<String>) {
         )
         .unwrap_or_else(|error| panic!("{case}: {error}"));
         let (gate, up) = (view(&gate, rows, cols), view(&up, rows, cols));
-        let expected = imma::silu_mul_quantize(gate, up).unwrap();
+        let expected = imma::ops::silu_mul_quantize(gate, up).unwrap();
         let integers = expected.data().as_slice().unwrap();
         output.check(&stream, &case, integers, expected.scales(), wrong);
         if rows * cols > 0 {
-            let y = imma::silu_mul(gate, up).unwrap();
+            let y = imma::ops::silu_mul(gate, up).unwrap();
             let (integers, scales) = quantized(&stream, y.as_slice().unwrap(), rows, cols);
             output.check(
                 &stream,

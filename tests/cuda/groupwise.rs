@@ -3,13 +3,14 @@
 use crate::output::Out;
 use crate::support::{self, device, stream, Placed, Random};
 use half::{bf16, f16};
+use imma::activation::Activation;
 use imma::cuda::cudarc::driver::CudaStream;
 use imma::cuda::kernels::igemm_groupwise::{choose, Instance, Tile, TILES};
 use imma::cuda::kernels::{igemm_groupwise, GemmOperands, OnDevice, ScaleGroups, Shape};
 use imma::cuda::{self as gpu, DeviceElement, DeviceFloats, DeviceLinear, DeviceWeights, Matrix};
+use imma::epilogue::{Output, Scales, ZeroPoints};
 use imma::quant::{Granularity, Quantizer};
-use imma::{numerics, Activation, Cpu, DType, Element, Epilogue, Int8Linear};
-use imma::{Output, Scales, ZeroPoints};
+use imma::{numerics, Cpu, DType, Element, Epilogue, Int8Linear};
 use ndarray::{Array2, ArrayView2};
 use std::sync::Arc;
 

@@ -4,6 +4,7 @@
 use crate::output::Out;
 use crate::support::{self, device, stream, Placed, Random};
 use half::{bf16, f16};
+use imma::activation::Activation;
 use imma::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use imma::cuda::cudarc::driver::{CudaSlice, CudaStream, CudaView, DeviceRepr};
 use imma::cuda::kernels::igemm_sm90::{
@@ -13,10 +14,13 @@ use imma::cuda::kernels::{
     igemm_sm90, quantize_cols, quantize_rows, GemmOperands, OnDevice, Shape,
 };
 use imma::cuda::{DeviceFloats, Matrix};
+use imma::element::{FloatSlice, FloatView};
 use imma::epilogue::Host;
+use imma::epilogue::{Output, Scales, ZeroPoints};
+use imma::gemm::Lhs;
+use imma::gemm::Weights;
 use imma::reference;
-use imma::{Activation, DType, Epilogue, Error, FloatSlice, FloatView, Lhs};
-use imma::{Output, Scales, Weights, ZeroPoints};
+use imma::{DType, Epilogue, Error};
 use ndarray::{Array2, ArrayView2};
 use std::ops::Range;
 use std::sync::Arc;
@@ -426,7 +430,7 @@ fn a_product_overlaps_the_kernel_that_quantises() {
     let mut w = stream.alloc_zeros::<i8>(n * k).unwrap();
     let mut row = stream.alloc_zeros::<f32>(m).unwrap();
     let mut col = stream.alloc_zeros::<f32>(n).unwrap();
-    let nearest = imma::Rounding::NearestEven;
+    let nearest = imma::rounding::Rounding::NearestEven;
     let (from, to) = (Matrix::new(&y, k, n), Matrix::new(&mut w, n, k));
     quantize_cols(device, &stream, from, to, &mut col, nearest).unwrap();
     for tile in TILES {

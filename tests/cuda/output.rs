@@ -4,8 +4,9 @@ use crate::support::same;
 use half::{bf16, f16};
 use imma::cuda::cudarc::driver::CudaViewMut;
 use imma::cuda::{DeviceOutput, OutputElement};
+use imma::epilogue::Output;
 use imma::reference::Product;
-use imma::{DType, Output};
+use imma::DType;
 
 /// An output type with how it is asked for, read from the oracle and compared.
 pub trait Out: OutputElement + Copy + PartialEq + std::fmt::Debug {

@@ -3,8 +3,9 @@
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::{Linear, Module};
 use half::{bf16, f16};
+use imma::activation::Activation;
 use imma::candle::{swap_linears, swap_linears_with, Int8Linear, LinearLayer};
-use imma::{Activation, Element};
+use imma::Element;
 use ndarray::{Array1, Array2, ArrayD, IxDyn};
 
 /// Numbers in -1..1 that look like no pattern.

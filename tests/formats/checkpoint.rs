@@ -2,7 +2,9 @@
 
 use crate::folder::Folder;
 use imma::checkpoint::{Checkpoint, StoredWeight};
-use imma::{default_backend, ActivationQuant, Cpu, Int8Linear};
+use imma::gemm::ActivationQuant;
+use imma::ops::default_backend;
+use imma::{Cpu, Int8Linear};
 use ndarray::{arr2, Array2, ArrayD, Ix2};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};

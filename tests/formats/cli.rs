@@ -146,7 +146,7 @@ fn float_files_give_the_library_s_bits() {
         NpyArray::F16(want.into_dyn())
     );
     ok(matmul(&dir, "a.npy", "w.npy", &["--out-dtype", "f32"]));
-    let want: Array2<f32> = imma::q_matmul_int8_as(a.view(), w.view()).unwrap();
+    let want: Array2<f32> = imma::ops::q_matmul_int8_as(a.view(), w.view()).unwrap();
     assert_eq!(
         npy::read(dir.path("out.npy")).unwrap(),
         NpyArray::F32(want.into_dyn())
@@ -253,7 +253,7 @@ fn wrong_input_is_refused_in_one_sentence_and_leaves_nothing() {
         &["threads is 1000000", "at most"],
     );
     refused(
-        &matmul(&dir, "a.npy", "w.npy", &["--leaf", "abacus"]),
+        &matmul(&dir, "a.npy", "w.npy", &["--kernel", "abacus"]),
         &["abacus", "portable"],
     );
     assert_eq!(dir.names(), before);
@@ -631,7 +631,7 @@ fn info_names_the_chosen_kernel() {
     let said = ok(imma(&["info"]));
     let chosen: Vec<_> = said.lines().filter(|l| l.ends_with("chosen")).collect();
     assert_eq!(chosen.len(), 1, "{said}");
-    assert!(chosen[0].contains(imma::Cpu::new().leaf()), "{said}");
+    assert!(chosen[0].contains(imma::Cpu::new().kernel_name()), "{said}");
     assert!(said.contains("cuda"), "{said}");
 }
 
@@ -641,14 +641,14 @@ fn info_measures_what_the_machine_can_do() {
     let said = ok(imma(&[&measure[..], &["--json"]].concat()));
     let peaks: serde_json::Value = serde_json::from_str(&said).unwrap();
     assert_eq!(peaks["threads"], 1);
-    let leaves: Vec<_> = imma::Cpu::leaves()
+    let kernels: Vec<_> = imma::Cpu::kernels()
         .into_iter()
         .filter(|l| l.available)
         .collect();
-    assert_eq!(peaks["kernels"].as_object().unwrap().len(), leaves.len());
-    for leaf in &leaves {
+    assert_eq!(peaks["kernels"].as_object().unwrap().len(), kernels.len());
+    for kernel in &kernels {
         assert!(
-            peaks["kernels"][leaf.name]["gops"].as_f64().unwrap() > 0.0,
+            peaks["kernels"][kernel.name]["gops"].as_f64().unwrap() > 0.0,
             "{said}"
         );
     }
@@ -657,7 +657,7 @@ fn info_measures_what_the_machine_can_do() {
     let peaks = said
         .lines()
         .filter(|l| l.starts_with("peak") && l.ends_with("on 1 thread"));
-    assert_eq!(peaks.count(), leaves.len() + 1, "{said}");
+    assert_eq!(peaks.count(), kernels.len() + 1, "{said}");
     assert!(said.contains("chosen"), "{said}");
     refused(
         &imma(&["info", "--peak", "--threads", "1000000"]),

@@ -7,9 +7,10 @@ mod bert;
 mod wordpiece;
 
 use bert::{cosine, Bert, Kind};
+use imma::activation::Activation;
 use imma::checkpoint::{quantize_model, Checkpoint, QuantizeOptions};
 use imma::quant::ErrorReport;
-use imma::{Activation, Int8Linear};
+use imma::Int8Linear;
 use ndarray::{Array1, Array2, Ix2};
 use std::path::{Path, PathBuf};
 use wordpiece::WordPiece;

@@ -302,7 +302,7 @@ fn float64_and_bfloat16_are_taken_with_a_note() {
     let want = imma::q_matmul_int8(x.view(), w.view()).unwrap().into_dyn();
     ok(shell(&dir, &format!("{PRODUCT}out.npy --reference")));
     assert_eq!(npy::read(path("out.npy")).unwrap(), NpyArray::BF16(want));
-    let want: ArrayD<f32> = imma::q_matmul_int8_as(x.view(), w.view())
+    let want: ArrayD<f32> = imma::ops::q_matmul_int8_as(x.view(), w.view())
         .unwrap()
         .into_dyn();
     ok(shell(&dir, &format!("{PRODUCT}out.npy --out-dtype f32")));

@@ -3,7 +3,8 @@
 
 use crate::folder::Folder;
 use imma::checkpoint::{Checkpoint, OpenOptions, StoredWeight};
-use imma::{ActivationQuant, Int8Linear};
+use imma::gemm::ActivationQuant;
+use imma::Int8Linear;
 use ndarray::{Array2, Axis};
 use serde_json::{json, Value};
 
@@ -731,7 +732,7 @@ fn what_is_not_finite_stays_in_its_row() {
         .and_then(|t| t.with_rotation(Rotation::Hadamard4 { block: 16 }))
         .unwrap();
     let (q, scales) = quantised(&w);
-    let backend = imma::default_backend().clone();
+    let backend = imma::ops::default_backend().clone();
     let zero: Vec<i8> = (0..N).map(|j| (j as i32 * 9 - 100) as i8).collect();
     let asymmetric =
         Int8Linear::from_int8_asymmetric_on::<f32>(backend, q.view(), &scales, &zero, None);

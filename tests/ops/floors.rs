@@ -1,5 +1,7 @@
 //! The floors of the crate: no file imports from one above its own, and none of a floor of the CUDA half imports in a circle.
 //!
+//! The root's door stays small too.
+//!
 //! Read off the `use` lines, so it needs no feature and no compiler.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -196,4 +198,37 @@ fn no_files_of_the_cuda_half_import_each_other_in_a_circle() {
         leaves.iter().for_each(|leaf| drop(edges.remove(leaf)));
     }
     assert!(edges.is_empty(), "in or above a circle: {edges:#?}");
+}
+
+/// What the root hands out without a module's name. All else has one path, in its module.
+const DOOR: [&str; 13] = [
+    "Backend",
+    "Cpu",
+    "DType",
+    "Element",
+    "Epilogue",
+    "Error",
+    "Int8Linear",
+    "Quantizer",
+    "Result",
+    "matmul",
+    "matmul_true_int8",
+    "q_matmul_int8",
+    "quant_int8",
+];
+
+#[test]
+fn the_root_hands_out_what_its_users_start_with() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs");
+    let text = std::fs::read_to_string(root).unwrap();
+    let names: BTreeSet<String> = text
+        .split("\npub use ")
+        .skip(1)
+        .filter_map(|s| s.split_once(';'))
+        .flat_map(|(path, _)| expanded(&path.split_whitespace().collect::<String>()))
+        .filter_map(|path| path.rsplit("::").next().map(str::to_owned))
+        .filter(|name| !name.is_empty())
+        .collect();
+    let door: BTreeSet<String> = DOOR.iter().map(|name| name.to_string()).collect();
+    assert_eq!(names, door);
 }

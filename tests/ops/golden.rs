@@ -4,9 +4,12 @@
 //! a kind that nobody knows fails the test.
 
 use imma::numerics::{absmax, bound, multiplier, quantize};
+use imma::ops::matmul_vjp;
+use imma::ops::{
+    FloatDotGeneral, MatmulShape, OperandQuant, Precision, ProductQuant, QuantDotGeneral,
+};
 use imma::quant::Calibration;
-use imma::{matmul, matmul_true_int8, matmul_vjp, q_matmul_int8, quant_int8};
-use imma::{FloatDotGeneral, MatmulShape, OperandQuant, Precision, ProductQuant, QuantDotGeneral};
+use imma::{matmul, matmul_true_int8, q_matmul_int8, quant_int8};
 use ndarray::{Array2, ArrayD, Axis, Dimension, Ix2, OwnedRepr};
 use ndarray_npy::{NpzReader, ReadableElement};
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! Products by the definition, over labelled axes: plain loops that know nothing of the crate.
 
-use imma::DimensionNumbers;
+use imma::ops::DimensionNumbers;
 use ndarray::ArrayD;
 use proptest::prelude::*;
 

@@ -2,11 +2,15 @@
 
 use crate::random::Random;
 use half::{bf16, f16};
+use imma::activation::Activation;
+use imma::gemm::ActivationQuant;
 use imma::numerics::{absmax, bound, dequantize, multiplier, quantize, scale, MAX_K};
+use imma::ops::{
+    matmul_float, matmul_true_int8_on, q_matmul_int8_as, q_matmul_int8_on, DimensionNumbers,
+    DotGeneral, FloatDotGeneral, Precision,
+};
 use imma::{
-    matmul, matmul_float, matmul_true_int8, matmul_true_int8_on, q_matmul_int8, q_matmul_int8_as,
-    q_matmul_int8_on, quant_int8, Activation, ActivationQuant, Cpu, DimensionNumbers, DotGeneral,
-    Element, Error, FloatDotGeneral, Int8Linear, Precision, Result,
+    matmul, matmul_true_int8, q_matmul_int8, quant_int8, Cpu, Element, Error, Int8Linear, Result,
 };
 use ndarray::{
     arr1, Array, Array1, Array2, Array3, ArrayD, ArrayView2, ArrayViewD, Axis, Dimension, Slice,
@@ -565,7 +569,7 @@ fn matmul_multiplies_with_what_it_is_given() {
             rhs: ArrayViewD<'_, f32>,
             dims: &DimensionNumbers,
             precision: Precision,
-        ) -> Result<(ArrayD<f32>, Box<dyn imma::Pullback<f32>>)> {
+        ) -> Result<(ArrayD<f32>, Box<dyn imma::ops::Pullback<f32>>)> {
             FloatDotGeneral.vjp(lhs, rhs, dims, precision)
         }
     }

@@ -2,12 +2,14 @@
 
 use crate::labelled::{self, numbers, product, Case, Quant};
 use half::{bf16, f16};
-use imma::quant::{Calibration, ErrorReport};
-use imma::{
-    einsum, einsum_vjp, matmul, matmul_vjp, Accumulate, Cpu, DimensionNumbers, DotGeneral, Element,
-    FloatDotGeneral, FrozenOperand, OperandQuant, Precision, ProductQuant, QuantDotGeneral,
-    QuantGradient, Rounding, SharedAxes,
+use imma::ops::{
+    einsum, einsum_vjp, matmul_vjp, Accumulate, DimensionNumbers, DotGeneral, FloatDotGeneral,
+    FrozenOperand, OperandQuant, Precision, ProductQuant, QuantDotGeneral, QuantGradient,
+    SharedAxes,
 };
+use imma::quant::{Calibration, ErrorReport};
+use imma::rounding::Rounding;
+use imma::{matmul, Cpu, Element};
 use ndarray::{arr1, arr2, s, Array2, ArrayD, Axis};
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -326,14 +328,14 @@ fn the_bits_depend_on_neither_threads_nor_strides() {
     // To nearest, operands are quantised in whatever order they lie.
     let v3 = QuantDotGeneral::v3();
     assert_eq!(dot(&v3, &ta, &tb, &dims), dot(&v3, &a, &b, &dims));
-    for leaf in Cpu::leaves().into_iter().filter(|l| l.available) {
-        let cpu = Cpu::new().with_threads(2).unwrap().with_leaf(leaf.name);
+    for kernel in Cpu::kernels().into_iter().filter(|l| l.available) {
+        let cpu = Cpu::new().with_threads(2).unwrap().with_kernel(kernel.name);
         let on = dot_general.to_builder().backend(Arc::new(cpu.unwrap()));
         assert_eq!(
             dot(&on.build().unwrap(), &a, &b, &dims),
             want.0,
             "{}",
-            leaf.name
+            kernel.name
         );
     }
 }
@@ -588,7 +590,7 @@ fn frozen_operands_survive_files_and_other_backends() {
     let serve = |with: &QuantDotGeneral| with.dot_general_frozen_rhs(a.view(), &loaded, &dims);
     assert_eq!(serve(&dot_general).unwrap(), want);
     // Packed for the default backend by now.
-    let portable = Cpu::new().with_leaf("portable").unwrap();
+    let portable = Cpu::new().with_kernel("portable").unwrap();
     let portable = dot_general.to_builder().backend(Arc::new(portable));
     assert_eq!(serve(&portable.build().unwrap()).unwrap(), want);
 

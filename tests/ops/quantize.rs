@@ -3,7 +3,8 @@
 use half::{bf16, f16};
 use imma::numerics;
 use imma::quant::{Calibration, ErrorReport, Granularity, QuantizedTensor, Quantizer};
-use imma::{Element, Error, Rounding};
+use imma::rounding::Rounding;
+use imma::{Element, Error};
 use ndarray::{s, Array1, Array2, ArrayD, Axis, Dimension, IxDyn};
 use proptest::prelude::*;
 

@@ -56,7 +56,7 @@ pub struct DeviceArgs {
     pub threads: Option<usize>,
     /// Force a CPU kernel by name (see `imma info`).
     #[arg(long)]
-    pub leaf: Option<String>,
+    pub kernel: Option<String>,
 }
 
 impl DeviceArgs {
@@ -77,8 +77,8 @@ impl DeviceArgs {
     /// The GPU of which number is to be measured.
     #[cfg(feature = "cuda")]
     pub fn gpu(&self) -> Option<usize> {
-        // Threads and leaves are the CPU's.
-        if self.device == Device::Auto && (self.threads.is_some() || self.leaf.is_some()) {
+        // Threads and kernels are the CPU's.
+        if self.device == Device::Auto && (self.threads.is_some() || self.kernel.is_some()) {
             return None;
         }
         let number = self.device.number();
@@ -101,8 +101,8 @@ impl DeviceArgs {
 
     fn made(&self) -> Result<Cpu, Failure> {
         let mut cpu = Cpu::new();
-        if let Some(leaf) = &self.leaf {
-            cpu = cpu.with_leaf(leaf)?;
+        if let Some(kernel) = &self.kernel {
+            cpu = cpu.with_kernel(kernel)?;
         }
         if let Some(threads) = self.threads {
             cpu = cpu.with_threads(threads)?;

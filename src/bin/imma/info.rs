@@ -40,13 +40,13 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let cpu = Cpu::new();
     say::result(format!("imma {}", env!("CARGO_PKG_VERSION")))?;
     say::result(format!("cpu features  {}", features().join(" ")))?;
-    for leaf in Cpu::leaves() {
-        let state = match (leaf.available, leaf.name == cpu.leaf()) {
+    for kernel in Cpu::kernels() {
+        let state = match (kernel.available, kernel.name == cpu.kernel_name()) {
             (_, true) => "chosen",
             (true, _) => "available",
             (false, _) => "not on this machine",
         };
-        say::result(format!("kernel        {:14} {state}", leaf.name))?;
+        say::result(format!("kernel        {:14} {state}", kernel.name))?;
     }
     say::result(format!("amx           {}", Cpu::amx()))?;
     say::result(format!("threads       {}", cpu.threads()))?;
@@ -109,9 +109,9 @@ impl Peaks {
             )));
         }
         let mut kernels = Vec::new();
-        for leaf in Cpu::leaves().iter().filter(|leaf| leaf.available) {
-            let cpu = cpu.clone().with_leaf(leaf.name)?;
-            kernels.push((leaf.name, cpu.peak(args.seconds)));
+        for kernel in Cpu::kernels().iter().filter(|kernel| kernel.available) {
+            let cpu = cpu.clone().with_kernel(kernel.name)?;
+            kernels.push((kernel.name, cpu.peak(args.seconds)));
         }
         Ok(Peaks {
             threads: cpu.threads(),
@@ -166,7 +166,7 @@ fn plan(m: usize, n: usize, k: usize) -> Result<(), Failure> {
     say::result(format!("device  the CPU: {}", cuda_status()))?;
     let kernel = imma::Backend::kernel(&Cpu::new(), m, n, k);
     say::result(format!(
-        "plan    [{m}, {k}] x [{k}, {n}]: {kernel}, the best leaf of this CPU"
+        "plan    [{m}, {k}] x [{k}, {n}]: {kernel}, the best kernel of this CPU"
     ))
 }
 

@@ -6,11 +6,9 @@ use crate::Failure;
 use clap::ValueEnum;
 use half::{bf16, f16};
 use imma::npy::{self, NpyArray, NpyElement};
+use imma::ops::{matmul_float, matmul_true_int8_on, q_matmul_int8_broadcast_on, MatmulShape};
 use imma::quant::ErrorReport;
-use imma::{
-    matmul_float, matmul_true_int8_on, q_matmul_int8_broadcast_on, Backend, Element, Error,
-    MatmulShape,
-};
+use imma::{Backend, Element, Error};
 use ndarray::{ArrayD, ArrayViewD};
 use std::path::PathBuf;
 use std::time::Instant;

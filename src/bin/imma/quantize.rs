@@ -6,9 +6,10 @@ use crate::{quantize_model, Failure};
 use imma::checkpoint::{NamePattern, QuantizeOptions};
 use imma::npy::{self, NpyArray};
 use imma::quant::{Calibration, Granularity, QuantizedTensor, Quantizer};
+use imma::rounding::Rounding;
+use imma::DType;
 #[cfg(not(feature = "cuda"))]
 use imma::Element;
-use imma::{DType, Rounding};
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::{ArrayD, ArrayView, Dimension};
 use std::path::{Path, PathBuf};

@@ -194,7 +194,7 @@ impl Layer {
     /// As a layer on the device asks for it.
     fn problem(&self, m: usize, float: Float) -> imma::cuda::Problem {
         use imma::cuda::{Input, Problem};
-        use imma::ActivationQuant;
+        use imma::gemm::ActivationQuant;
         let dtype = match float {
             Float::F32 => DType::F32,
             Float::F16 => DType::F16,

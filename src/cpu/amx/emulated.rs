@@ -4,7 +4,7 @@
 //! are an error, as on the CPU.
 
 use super::tiles::{Config, Tiles, TILES};
-use crate::cpu::leaf::Leaf;
+use crate::cpu::kernel::Kernel;
 use crate::cpu::portable::Portable;
 
 /// A tile: 16 rows of 64 bytes.
@@ -20,7 +20,7 @@ pub(crate) struct Emulated {
 
 impl Tiles for Emulated {
     const NAME: &'static str = "amx_emulated";
-    type Leaf = Portable;
+    type Kernel = Portable;
 
     fn proof() -> Option<Portable> {
         Portable::new()

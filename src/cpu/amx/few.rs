@@ -9,7 +9,7 @@
 //! ```
 
 use crate::cpu::engine::{one_by_one, Place};
-use crate::cpu::leaf::{Leaf, STRIP_BYTES, STRIP_ROWS};
+use crate::cpu::kernel::{Kernel, STRIP_BYTES, STRIP_ROWS};
 use crate::cpu::lhs::LhsBlock;
 use crate::cpu::store::Output;
 
@@ -21,7 +21,7 @@ pub(crate) const WIDTH: usize = 32;
 const STEP: usize = STRIP_ROWS * STRIP_BYTES;
 
 /// Sums of few rows. A value of the type is the proof that this CPU has the instructions.
-pub(crate) trait FewRows: Leaf {
+pub(crate) trait FewRows: Kernel {
     /// `acc[i][j] = sum over k of strip[i][k] * panels[j / 16][k][j % 16]`, in wrapping int32, for the first `m <= FEW` rows
     /// of a strip and the columns of two panels, over `steps` steps of 64 k. `acc` is `[m][32]`, overwritten.
     ///
@@ -42,7 +42,7 @@ pub(crate) trait FewRows: Leaf {
 /// # Safety
 /// No other thread reads or writes these rows and columns of the output at the same time.
 pub(crate) unsafe fn run<L: FewRows, O: Output>(
-    leaf: L,
+    kernel: L,
     block: &LhsBlock,
     weights: &[u8],
     place: Place<'_, '_, O>,
@@ -53,8 +53,8 @@ pub(crate) unsafe fn run<L: FewRows, O: Output>(
     assert!(weights.len() >= panels * steps * STEP);
     // SAFETY: the output is the caller's to vouch for. Strips and panels are whole, and as many as is asserted.
     unsafe {
-        one_by_one(leaf, WIDTH, block, place, |p, panel, acc, trailing| {
-            leaf.vectorize(
+        one_by_one(kernel, WIDTH, block, place, |p, panel, acc, trailing| {
+            kernel.vectorize(
                 #[inline(always)]
                 || trailing.copy(),
             );
@@ -62,7 +62,7 @@ pub(crate) unsafe fn run<L: FewRows, O: Output>(
             // A last panel alone is multiplied twice.
             let pair = [2 * p, (2 * p + 1).min(panels - 1)];
             let pair = pair.map(|panel| weights.as_ptr().wrapping_add(panel * steps * STEP));
-            leaf.few_rows(panel.m, steps, panel.words.as_ptr().cast(), pair, acc);
+            kernel.few_rows(panel.m, steps, panel.words.as_ptr().cast(), pair, acc);
         });
     }
 }
@@ -99,7 +99,7 @@ impl FewRows for crate::cpu::portable::Portable {
 mod vnni {
     use super::{FewRows, FEW, STEP, WIDTH};
     use crate::cpu::avx512_vnni::Avx512Vnni;
-    use crate::cpu::leaf::{STRIP_BYTES, STRIP_ROWS};
+    use crate::cpu::kernel::{STRIP_BYTES, STRIP_ROWS};
     use core::arch::x86_64::*;
 
     impl FewRows for Avx512Vnni {

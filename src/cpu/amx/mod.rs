@@ -23,7 +23,7 @@ pub(crate) use status::status;
 pub use status::AmxStatus;
 
 use super::engine::{Engine, Place};
-use super::leaf::Layout;
+use super::kernel::Layout;
 use super::lhs::LhsBlock;
 use super::store::Output;
 use emulated::Emulated;
@@ -39,7 +39,7 @@ const LAYOUT: Layout = Layout {
 };
 
 /// The engine on one kind of tiles.
-pub(crate) struct OnTiles<T: Tiles>(T::Leaf);
+pub(crate) struct OnTiles<T: Tiles>(T::Kernel);
 
 /// The CPU's tiles.
 #[cfg(target_arch = "x86_64")]
@@ -60,14 +60,14 @@ impl<T: Tiles + 'static> Engine for OnTiles<T> {
     const LAYOUT: Layout = LAYOUT;
     const MR: usize = 32;
     const PANELS: usize = 4;
-    type Leaf = T::Leaf;
+    type Kernel = T::Kernel;
 
     fn new() -> Option<Self> {
         T::proof().map(OnTiles)
     }
 
     #[inline(always)]
-    fn leaf(self) -> T::Leaf {
+    fn kernel(self) -> T::Kernel {
         self.0
     }
 

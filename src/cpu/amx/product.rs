@@ -13,7 +13,7 @@ use super::tiles::{Config, Tiles};
 use crate::cpu::aligned::AlignedBytes;
 use crate::cpu::caches::caches;
 use crate::cpu::engine::Place;
-use crate::cpu::leaf::{Leaf, Trailing, ACC};
+use crate::cpu::kernel::{Kernel, Trailing, ACC};
 use crate::cpu::lhs::{LhsBlock, LhsPanel};
 use crate::cpu::prefetch;
 use crate::cpu::store::Output;
@@ -74,9 +74,9 @@ type Start = Option<*const i32>;
 /// Multiplies a block by panels.
 ///
 /// # Safety
-/// `leaf` is [`Tiles::proof`]. No other thread reads or writes these rows and columns of the output at the same time.
+/// `kernel` is [`Tiles::proof`]. No other thread reads or writes these rows and columns of the output at the same time.
 pub(crate) unsafe fn run<T: Tiles, O: Output>(
-    leaf: T::Leaf,
+    kernel: T::Kernel,
     block: &LhsBlock,
     weights: &[u8],
     place: Place<'_, '_, O>,
@@ -85,7 +85,7 @@ pub(crate) unsafe fn run<T: Tiles, O: Output>(
     let blocking = Blocking::new(block.rows(), block.groups() / 16, place.cols);
     partial.resize(blocking.partial_bytes());
     // SAFETY: the caller's.
-    unsafe { blocked::<T, O>(leaf, block, weights, place, blocking, &mut partial) };
+    unsafe { blocked::<T, O>(kernel, block, weights, place, blocking, &mut partial) };
     if partial.capacity_bytes() <= KEEP_BYTES {
         PARTIAL.set(partial);
     }
@@ -179,7 +179,7 @@ impl Blocking {
 /// # Safety
 /// As [`run`]; `partial` has the bytes of `blocking`.
 unsafe fn blocked<T: Tiles, O: Output>(
-    leaf: T::Leaf,
+    kernel: T::Kernel,
     block: &LhsBlock,
     weights: &[u8],
     place: Place<'_, '_, O>,
@@ -193,7 +193,7 @@ unsafe fn blocked<T: Tiles, O: Output>(
     // SAFETY: the caller's proof; the value lives to the end of this call and stays here.
     let tiles = unsafe { T::configure(&config(block.rows())) };
     let mut state = State::<T, O> {
-        leaf,
+        kernel,
         tiles,
         place,
         block,
@@ -303,7 +303,7 @@ impl Ahead {
 
 /// What one call to [`run`] works with.
 struct State<'a, 'r, T: Tiles, O> {
-    leaf: T::Leaf,
+    kernel: T::Kernel,
     tiles: T,
     place: Place<'a, 'r, O>,
     block: &'a LhsBlock,
@@ -542,7 +542,7 @@ impl<T: Tiles, O: Output> State<'_, '_, T, O> {
         let start = part / 2 * HALF + first * WIDTH;
         let acc = &mut self.sums.0[set.turn][start..][..rows * WIDTH];
         let finished = &mut self.finished;
-        self.leaf.vectorize(
+        self.kernel.vectorize(
             #[inline(always)]
             || O::finish(resolved, &tile, acc, finished),
         );
@@ -552,7 +552,7 @@ impl<T: Tiles, O: Output> State<'_, '_, T, O> {
             finished.as_ptr()
         };
         let to = self.to(half, first, rows, from);
-        self.leaf.vectorize(
+        self.kernel.vectorize(
             #[inline(always)]
             || to.copy(),
         );
@@ -644,12 +644,12 @@ unsafe fn advance<T: Tiles, const R: usize, const C: usize>(
 }
 
 /// Operations a second of `dot` alone: four sums in turn, whole tiles, nothing loaded.
-pub(crate) fn rate<T: Tiles>(_: T::Leaf, seconds: f64) -> f64 {
+pub(crate) fn rate<T: Tiles>(_: T::Kernel, seconds: f64) -> f64 {
     const ROUND: usize = 1 << 12;
     let tile = [0x5au8; STEP];
     let mut best = 0.0f64;
     let start = Instant::now();
-    // SAFETY: the leaf is the proof. The tiles read are whole, 16 rows of 64 bytes.
+    // SAFETY: the kernel is the proof. The tiles read are whole, 16 rows of 64 bytes.
     let mut tiles = unsafe {
         let mut tiles = T::configure(&config(64));
         tiles.load::<4>(tile.as_ptr(), 64);

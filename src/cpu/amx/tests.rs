@@ -201,7 +201,7 @@ fn shapes_that_do_not_fit_are_an_error() {
 fn few_rows_are_summed_alike() {
     use super::few::{FewRows, FEW, WIDTH};
     #[cfg(target_arch = "x86_64")]
-    use crate::cpu::leaf::Leaf;
+    use crate::cpu::kernel::Kernel;
     use crate::cpu::portable::Portable;
 
     #[cfg(target_arch = "x86_64")]
@@ -236,10 +236,10 @@ fn few_rows_are_summed_alike() {
                 // SAFETY: strip and panels hold the steps.
                 unsafe { Portable.few_rows(m, steps, strip.as_ptr(), panels, &mut sums) };
                 assert_eq!(sums, naive, "by the definition, {m} rows, {steps} steps");
-                if let Some(leaf) = vectors {
+                if let Some(kernel) = vectors {
                     sums.fill(-1);
                     // SAFETY: as above.
-                    unsafe { leaf.few_rows(m, steps, strip.as_ptr(), panels, &mut sums) };
+                    unsafe { kernel.few_rows(m, steps, strip.as_ptr(), panels, &mut sums) };
                     assert_eq!(sums, naive, "by vectors, {m} rows, {steps} steps");
                 }
             }

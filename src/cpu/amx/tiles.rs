@@ -48,13 +48,13 @@ impl Config {
 
 /// Eight configured tiles of the thread that made the value. Dropping it gives the tiles back.
 pub(crate) trait Tiles: Sized {
-    /// The name of the leaf that computes with them.
+    /// The name of the kernel that computes with them.
     const NAME: &'static str;
     /// What runs everything around them; a value beside [`proof`](Self::proof) shows that this CPU can.
-    type Leaf: FewRows;
+    type Kernel: FewRows;
 
     /// The proof, where this process may use the tiles.
-    fn proof() -> Option<Self::Leaf>;
+    fn proof() -> Option<Self::Kernel>;
 
     /// `ldtilecfg`: all tiles are zeros of these shapes.
     ///
@@ -97,7 +97,7 @@ mod hardware {
     use super::{Config, Tiles};
     use crate::cpu::amx::status::{status, AmxStatus};
     use crate::cpu::avx512_vnni::Avx512Vnni;
-    use crate::cpu::leaf::Leaf;
+    use crate::cpu::kernel::Kernel;
     use core::arch::asm;
     use std::marker::PhantomData;
 
@@ -108,7 +108,7 @@ mod hardware {
     impl Tiles for Hardware {
         const NAME: &'static str = "amx_int8";
         // Every CPU with AMX has AVX-512 VNNI, and a system that saves tiles saves its registers.
-        type Leaf = Avx512Vnni;
+        type Kernel = Avx512Vnni;
 
         fn proof() -> Option<Avx512Vnni> {
             (status() == AmxStatus::Ready)

@@ -29,8 +29,8 @@ const ADD: [Entry<AddRmsnormQuantize>; 3] = [
 /// output[r, c] = clip(round(y[r, c] * (127 / bound[r])), -127, 127),  NaN -> 0          scales[r] = bound[r] / 127
 /// ```
 ///
-/// The bits of [`rmsnorm`](crate::rmsnorm) into T followed by [`quantize_rows`](super::quantize_rows), which are those
-/// of [`rmsnorm_quantize`](crate::rmsnorm_quantize) on the CPU: the squares are summed in an order that depends on the
+/// The bits of [`rmsnorm`](crate::ops::rmsnorm) into T followed by [`quantize_rows`](super::quantize_rows), which are those
+/// of [`rmsnorm_quantize`](crate::ops::rmsnorm_quantize) on the CPU: the squares are summed in an order that depends on the
 /// row alone.
 ///
 /// `weight` has one element a column, `scales` one a row. `output` has the rows of `input` and at least its columns;

@@ -21,8 +21,8 @@ const ENTRIES: [Entry<SiluMulQuantize>; 3] = [
 /// output[r, c] = clip(round(y[r, c] * (127 / bound[r])), -127, 127),  NaN -> 0          scales[r] = bound[r] / 127
 /// ```
 ///
-/// The bits of [`silu_mul`](crate::silu_mul) into T followed by [`quantize_rows`](super::quantize_rows), which are
-/// those of [`silu_mul_quantize`](crate::silu_mul_quantize) on the CPU. Where one product made both halves as
+/// The bits of [`silu_mul`](crate::ops::silu_mul) into T followed by [`quantize_rows`](super::quantize_rows), which are
+/// those of [`silu_mul_quantize`](crate::ops::silu_mul_quantize) on the CPU. Where one product made both halves as
 /// `[rows, 2 K]`, they are two views of it with stride `2 K`.
 ///
 /// `scales` has one element a row. `output` has the rows of `gate` and at least its columns; the columns beyond are

@@ -128,7 +128,7 @@ impl DeviceLinear {
     }
 
     /// The same layer with its outputs taken in pairs, gate before up (see
-    /// [`interleave_gate_up`](crate::interleave_gate_up)): `activation(gate) * up`, `[M, N / 2]`.
+    /// [`interleave_gate_up`](crate::gemm::interleave_gate_up)): `activation(gate) * up`, `[M, N / 2]`.
     pub fn gated(self) -> Self {
         DeviceLinear {
             gated: true,

@@ -22,6 +22,7 @@ const FIRST: &str = "imma choices 4";
 
 /// The product that an entry is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct CacheKey {
     /// Rows of the left operand.
     pub m: usize,
@@ -47,6 +48,7 @@ impl CacheKey {
 
 /// The fastest of what was measured for a product.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Measured {
     /// Who multiplied.
     pub instance: Instance,

@@ -41,8 +41,9 @@ impl Input {
 /// [epilogue](crate::epilogue). The result is `[M, N]`, or `[M, N / 2]` when gated.
 ///
 /// ```
+/// use imma::activation::Activation;
 /// use imma::cuda::Problem;
-/// use imma::{Activation, DType};
+/// use imma::DType;
 /// let problem = Problem::floats(8, 4096, 1024, DType::BF16, DType::BF16)
 ///     .with_bias(DType::F32)
 ///     .with_activation(Activation::Gelu);

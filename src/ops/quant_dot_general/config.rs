@@ -8,10 +8,10 @@ use crate::gemm::Backend;
 use crate::ops::dot_general::Precision;
 use std::sync::Arc;
 
-/// [`DotGeneral`](crate::DotGeneral) with quantised operands: pass it to [`matmul`](crate::matmul) or
-/// [`einsum`](crate::einsum()) to multiply through int8, in training and in serving.
+/// [`DotGeneral`](crate::ops::DotGeneral) with quantised operands: pass it to [`matmul`](crate::matmul) or
+/// [`einsum`](crate::ops::einsum()) to multiply through int8, in training and in serving.
 ///
-/// Three products are configured, each with a quantiser for either operand (see [`OperandQuant`](crate::OperandQuant) for the
+/// Three products are configured, each with a quantiser for either operand (see [`OperandQuant`](crate::ops::OperandQuant) for the
 /// numbers and [`ProductQuant`] for the rest):
 ///
 /// ```text
@@ -22,14 +22,15 @@ use std::sync::Arc;
 ///
 /// Where both operands are quantised, the product is an exact int32 sum, then `f32(sum) * left scale * right scale`,
 /// each rounded to nearest even, then once to the element type; it runs on a [`Backend`]. Otherwise it is a float
-/// product ([`FloatDotGeneral`](crate::FloatDotGeneral)'s), multiplied by the scales of the operand that is quantised. Training and serving
+/// product ([`FloatDotGeneral`](crate::ops::FloatDotGeneral)'s), multiplied by the scales of the operand that is quantised. Training and serving
 /// give the same bits: the forward product does not depend on `train`, nor on whether an operand is a [`FrozenOperand`].
 ///
 /// Gradients pass the forward's quantisers straight through, or only where nothing was clipped
-/// ([`QuantGradient`](crate::QuantGradient)).
+/// ([`QuantGradient`](crate::ops::QuantGradient)).
 ///
 /// ```
-/// use imma::{matmul, OperandQuant, Precision, ProductQuant, QuantDotGeneral};
+/// use imma::matmul;
+/// use imma::ops::{OperandQuant, Precision, ProductQuant, QuantDotGeneral};
 /// use ndarray::arr2;
 /// let dot_general = QuantDotGeneral::builder()
 ///     .fwd(ProductQuant::new(OperandQuant::int(8), OperandQuant::int(4)))
@@ -43,7 +44,7 @@ use std::sync::Arc;
 ///
 /// Source of the scheme: AQT, Accurate Quantized Training (Lew et al.).
 ///
-/// [`FrozenOperand`]: crate::FrozenOperand
+/// [`FrozenOperand`]: crate::ops::FrozenOperand
 #[derive(Debug, Clone)]
 pub struct QuantDotGeneral {
     pub(super) fwd: ProductQuant,
@@ -83,7 +84,7 @@ impl QuantDotGeneralBuilder {
         self
     }
 
-    /// Where integer products run; by default the [`default_backend`](crate::default_backend). Every backend gives the same bits.
+    /// Where integer products run; by default the [`default_backend`](crate::ops::default_backend). Every backend gives the same bits.
     pub fn backend(mut self, backend: Arc<dyn Backend>) -> Self {
         self.0.runner = Runner(Some(backend));
         self
@@ -150,7 +151,7 @@ impl QuantDotGeneral {
     /// The same with every seed of stochastic rounding mixed with `step`: other random numbers for each training step.
     ///
     /// ```
-    /// use imma::QuantDotGeneral;
+    /// use imma::ops::QuantDotGeneral;
     /// let dot_general = QuantDotGeneral::fully_quantized(8, 8)?.stochastic_gradients(1);
     /// assert_ne!(dot_general.at_step(0).dlhs(), dot_general.at_step(1).dlhs());
     /// # Ok::<(), imma::Error>(())

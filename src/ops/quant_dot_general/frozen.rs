@@ -29,7 +29,7 @@ pub enum Side {
 /// the backend at its first use and kept so. It can be [saved](Self::save) and [loaded](Self::load).
 ///
 /// ```
-/// use imma::{DimensionNumbers, DotGeneral, Precision, QuantDotGeneral};
+/// use imma::ops::{DimensionNumbers, DotGeneral, Precision, QuantDotGeneral};
 /// use ndarray::arr2;
 /// let dot_general = QuantDotGeneral::int8_inference();
 /// let dims = DimensionNumbers::matmul();
@@ -197,7 +197,7 @@ impl QuantDotGeneral {
     /// The forward product with a right operand that was frozen; the same bits as with the float one.
     ///
     /// # Errors
-    /// As [`DotGeneral::dot_general`](crate::DotGeneral::dot_general), and [`Error::Value`] when the operand was
+    /// As [`DotGeneral::dot_general`](crate::ops::DotGeneral::dot_general), and [`Error::Value`] when the operand was
     /// frozen for other axes, as a left operand, with other bits or in another number of shards.
     pub fn dot_general_frozen_rhs<T: Element>(
         &self,

@@ -59,7 +59,7 @@ impl FrozenOperand {
     /// When the file is missing, is not such an archive, or its arrays do not fit together.
     ///
     /// ```
-    /// use imma::{DimensionNumbers, FrozenOperand, QuantDotGeneral};
+    /// use imma::ops::{DimensionNumbers, FrozenOperand, QuantDotGeneral};
     /// use ndarray::arr2;
     /// let w = arr2(&[[0.5f32, -1.0], [0.25, 2.0]]).into_dyn();
     /// let dims = DimensionNumbers::matmul();
@@ -227,7 +227,7 @@ fn axes(npz: &mut Npz, name: &str, rank: usize) -> Result<Vec<usize>, NpyError> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DimensionNumbers, QuantDotGeneral};
+    use crate::ops::{DimensionNumbers, QuantDotGeneral};
 
     #[test]
     fn files_call_scales_by_their_name_and_older_ones_are_read() {

@@ -44,10 +44,11 @@ pub enum QuantGradient {
 /// seed and the element's row-major index in its operand; it is unbiased below the last half bucket, where clipping
 /// begins. The rules are in [`numerics`](crate::numerics) and [`Rounding`].
 ///
-/// The value is checked as part of a [`QuantDotGeneral`](crate::QuantDotGeneral), whose errors name the field.
+/// The value is checked as part of a [`QuantDotGeneral`](crate::ops::QuantDotGeneral), whose errors name the field.
 ///
 /// ```
-/// use imma::{OperandQuant, Rounding};
+/// use imma::ops::OperandQuant;
+/// use imma::rounding::Rounding;
 /// let gradients = OperandQuant::int(8).rounding(Rounding::Stochastic { seed: 3 });
 /// assert_eq!(gradients.bits(), Some(8));
 /// assert_eq!(OperandQuant::float().bits(), None);

@@ -18,7 +18,8 @@ impl QuantDotGeneral {
     /// On a real layer (`examples/data`) the result is off by 2.1 %.
     ///
     /// ```
-    /// use imma::{matmul, Precision, QuantDotGeneral};
+    /// use imma::matmul;
+    /// use imma::ops::{Precision, QuantDotGeneral};
     /// use ndarray::arr2;
     /// let (x, w) = (arr2(&[[1.0f32, -2.0], [3.0, 0.5]]), arr2(&[[0.5f32], [0.25]]));
     /// let y = matmul(x.view(), w.view(), Precision::Default, &QuantDotGeneral::int8_inference())?;

@@ -23,7 +23,7 @@ pub enum Accumulate {
 /// the result and the right operand is the forward's other operand: its right one for `dlhs`, its left one for `drhs`.
 ///
 /// ```
-/// use imma::{OperandQuant, ProductQuant};
+/// use imma::ops::{OperandQuant, ProductQuant};
 /// let weights_only = ProductQuant::new(OperandQuant::float(), OperandQuant::int(4));
 /// assert_eq!(weights_only.lhs.bits(), None);
 /// assert_eq!(ProductQuant::int(8).shards, 1);

@@ -204,7 +204,7 @@ fn round<X: Copy + Sync>(
     let limit = bucket_edge(bits) - 0.5;
     let rounding = config.get_rounding();
     match rounding {
-        crate::Rounding::NearestEven => runs(x, slices, fits, out, |_, x, fit| {
+        crate::rounding::Rounding::NearestEven => runs(x, slices, fits, out, |_, x, fit| {
             crate::numerics::quantize_within(widen(x) * fit.multiplier, limit)
         }),
         other => runs(x, slices, fits, out, |index, x, fit| {

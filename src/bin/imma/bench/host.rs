@@ -5,7 +5,10 @@ use super::shapes::Shape;
 use super::{Float, Op};
 use crate::timing::{measure, Timing};
 use crate::Failure;
-use imma::{Backend, Cpu, Element, Epilogue, Gemm, Lhs, Output, OutputMut, Weights};
+use imma::element::OutputMut;
+use imma::epilogue::Output;
+use imma::gemm::{Gemm, Lhs, Weights};
+use imma::{Backend, Cpu, Element, Epilogue};
 use ndarray::Array2;
 
 /// Times one product through the contract that every backend fulfils.

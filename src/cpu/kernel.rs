@@ -1,8 +1,8 @@
 //! The dot-product trait: everything that differs between instruction sets.
 //!
-//! A *leaf* multiplies one tile: `m` rows of packed activations by one panel of packed weights, over
+//! A *kernel* multiplies one tile: `m` rows of packed activations by one panel of packed weights, over
 //! the whole of K, so that sums never leave registers. Everything above it (packing, loops, epilogue)
-//! is written once and compiled for the leaf's instructions through [`Leaf::vectorize`].
+//! is written once and compiled for the kernel's instructions through [`Kernel::vectorize`].
 //!
 //! ```text
 //!            lhs panel, m rows                 rhs panel, NR columns
@@ -13,7 +13,7 @@
 //! A group is KR consecutive k: one 32-bit word a row on the left (KR = 4 bytes, or KR = 2 values
 //! widened to 16 bits), KR bytes a column on the right. K is padded with zeros to a whole group.
 
-/// The order in which a leaf reads its operands.
+/// The order in which a kernel reads its operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Layout {
     /// Its name, which packed weights carry.
@@ -57,8 +57,8 @@ impl Layout {
 }
 
 /// One instruction set's tile. A value of the type is the proof that this CPU has the instructions.
-pub(crate) trait Leaf: Copy + Send + Sync + 'static {
-    /// The leaf's name.
+pub(crate) trait Kernel: Copy + Send + Sync + 'static {
+    /// The kernel's name.
     const NAME: &'static str;
     /// The order in which it reads operands.
     const LAYOUT: Layout;
@@ -68,7 +68,7 @@ pub(crate) trait Leaf: Copy + Send + Sync + 'static {
     /// The proof, where this CPU has the instructions.
     fn new() -> Option<Self>;
 
-    /// Runs `f` compiled with this leaf's instructions.
+    /// Runs `f` compiled with this kernel's instructions.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
 
     /// `acc[i][j] = init[i] + sum over k of lhs[i][k] * rhs[k][j]`, in wrapping int32, for `m <= MR` rows and
@@ -86,7 +86,7 @@ pub(crate) trait Leaf: Copy + Send + Sync + 'static {
     );
 }
 
-/// The finished rows of the tile before, on their way to the output: a leaf copies them while it computes, spread
+/// The finished rows of the tile before, on their way to the output: a kernel copies them while it computes, spread
 /// over the tile. Stored all at once they would fill the store queue, and their cache lines would be waited for.
 #[derive(Clone, Copy)]
 pub(crate) struct Trailing {
@@ -144,7 +144,7 @@ impl Trailing {
         (from, to, self.bytes)
     }
 
-    /// Copies all rows: for leaves whose tile is too short of registers to do it on the way.
+    /// Copies all rows: for kernels whose tile is too short of registers to do it on the way.
     #[inline(always)]
     pub fn copy(&self) {
         for row in 0..self.rows {
@@ -162,9 +162,9 @@ impl Trailing {
     }
 }
 
-/// Checks a tile's slices: after it, a leaf may read and write through pointers.
+/// Checks a tile's slices: after it, a kernel may read and write through pointers.
 #[inline(always)]
-pub(crate) fn check_tile<L: Leaf>(
+pub(crate) fn check_tile<L: Kernel>(
     m: usize,
     groups: usize,
     lhs: &[u32],
@@ -179,5 +179,5 @@ pub(crate) fn check_tile<L: Leaf>(
     assert!(acc.len() >= m * L::LAYOUT.nr);
 }
 
-/// Room for the largest tile of any leaf.
+/// Room for the largest tile of any kernel.
 pub(crate) const ACC: usize = 12 * 32;
