@@ -1,7 +1,6 @@
 //! The layer in the memory of a CUDA device, on candle's stream.
 
-use super::dtype::by_dtype;
-use super::Int8Linear;
+use super::dtype::{by_dtype, not_served};
 use crate::cuda::{self, DeviceElement, DeviceLinear, Matrix, WeightOrder};
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::CudaDType;
@@ -40,16 +39,16 @@ fn elements<'a, T: Float>(storage: &'a CudaStorage, layout: &Layout) -> Result<C
 }
 
 /// Quantises a float weight where it lies.
-pub(super) fn from_float(weight: &Tensor, bias: Option<&Tensor>) -> Result<Int8Linear> {
+pub(super) fn from_float(weight: &Tensor, bias: Option<&Tensor>) -> Result<OnDevice> {
     by_dtype!("the weight", weight.dtype(), from_floats(weight, bias))
 }
 
-fn from_floats<T: Float>(weight: &Tensor, bias: Option<&Tensor>) -> Result<Int8Linear> {
+fn from_floats<T: Float>(weight: &Tensor, bias: Option<&Tensor>) -> Result<OnDevice> {
     let (n, k) = weight.dims2()?;
     let weight = weight.contiguous()?;
     let (storage, layout) = weight.storage_and_layout();
     let Storage::Cuda(storage) = &*storage else {
-        return Err(super::linear::not_served(weight.device()));
+        return Err(not_served(weight.device()));
     };
     let stream = storage.device().cuda_stream();
     let device = device_of(stream.context())?;
@@ -58,7 +57,7 @@ fn from_floats<T: Float>(weight: &Tensor, bias: Option<&Tensor>) -> Result<Int8L
     let weight = Matrix::new(&weight, n, k);
     let layer = DeviceLinear::from_float(&device, &stream, weight, WeightOrder::Outputs)
         .map_err(Error::wrap)?;
-    with_bias(layer, bias).map(on_device)
+    with_bias(layer, bias).map(OnDevice)
 }
 
 /// A bias of the layer's own.
@@ -66,7 +65,7 @@ fn copy<T: Float>(bias: &Tensor) -> Result<CudaSlice<T>> {
     let bias = bias.contiguous()?;
     let (storage, layout) = bias.storage_and_layout();
     let Storage::Cuda(storage) = &*storage else {
-        return Err(super::linear::not_served(bias.device()));
+        return Err(not_served(bias.device()));
     };
     let stream = storage.device().cuda_stream();
     stream
@@ -80,8 +79,8 @@ pub(super) fn from_int8(
     weight: ArrayView2<'_, i8>,
     scales: &[f32],
     bias: Option<ArrayView1<'_, f32>>,
-) -> Result<Int8Linear> {
-    int8_layer(device, weight, scales, bias).map(on_device)
+) -> Result<OnDevice> {
+    int8_layer(device, weight, scales, bias).map(OnDevice)
 }
 
 fn int8_layer(
@@ -116,7 +115,7 @@ pub(super) fn from_checkpoint(
     device: &CudaDevice,
     checkpoint: &crate::checkpoint::Checkpoint,
     prefix: &str,
-) -> Result<Int8Linear> {
+) -> Result<OnDevice> {
     use crate::checkpoint::StoredWeight;
     let stored = checkpoint.stored_linear(prefix).map_err(Error::wrap)?;
     if !stored.transform.is_identity() {
@@ -153,16 +152,18 @@ pub(super) fn from_checkpoint(
     // A plan asks whether such a layer makes sense: here rather than in the first product.
     let float = crate::DType::F32;
     layer.plan(0, float, float).map_err(Error::wrap)?;
-    Ok(on_device(layer))
-}
-
-fn on_device(layer: DeviceLinear) -> Int8Linear {
-    let (inputs, outputs) = (layer.weights().k(), layer.weights().n());
-    Int8Linear::new(OnDevice(layer), inputs, outputs)
+    Ok(OnDevice(layer))
 }
 
 /// What the layer does to tensors of its device.
-struct OnDevice(DeviceLinear);
+pub(super) struct OnDevice(DeviceLinear);
+
+impl OnDevice {
+    /// Inputs and outputs of the layer.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.0.weights().k(), self.0.weights().n())
+    }
+}
 
 impl CustomOp1 for OnDevice {
     fn name(&self) -> &'static str {

@@ -1,7 +1,7 @@
-//! candle's storage as the arrays of this crate.
+//! candle's storage as the arrays of this crate, and what is refused of it.
 
 use crate::element::Element;
-use candle_core::{bail, CpuStorage, DType, Layout, Result};
+use candle_core::{bail, CpuStorage, DType, Device, Layout, Result};
 use half::{bf16, f16};
 use ndarray::{ArrayViewD, IxDyn, ShapeBuilder};
 
@@ -40,6 +40,21 @@ pub(super) fn refuse(what: &str, found: DType) -> candle_core::Error {
     candle_core::Error::msg(format!(
         "imma Int8Linear: {what} is {}, expected f32, f16 or bf16",
         found.as_str()
+    ))
+}
+
+/// The error for a device that has no such layer.
+pub(super) fn not_served(device: &Device) -> candle_core::Error {
+    let (found, expected) = match device {
+        Device::Cuda(_) => (
+            "CUDA",
+            "imma's feature `candle-cuda`, which this program was built without",
+        ),
+        Device::Metal(_) => ("Metal", "a tensor on the CPU or a CUDA device"),
+        Device::Cpu => ("CPU", "a tensor on a CUDA device"),
+    };
+    candle_core::Error::msg(format!(
+        "imma Int8Linear: the device is {found}, expected {expected}"
     ))
 }
 

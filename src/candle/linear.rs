@@ -1,6 +1,6 @@
 //! The layer on candle's tensors.
 
-use super::dtype::{by_dtype, view, Float};
+use super::dtype::{by_dtype, not_served, view, Float};
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, Device, Layout, Result, Shape};
 use candle_core::{Storage, Tensor};
 use candle_nn::{Linear, Module};
@@ -44,7 +44,9 @@ impl Int8Linear {
         match weight.device() {
             Device::Cpu => by_dtype!("the weight", weight.dtype(), from_cpu(weight, bias)),
             #[cfg(feature = "candle-cuda")]
-            Device::Cuda(_) => super::device::from_float(weight, bias.as_ref()),
+            Device::Cuda(_) => {
+                super::device::from_float(weight, bias.as_ref()).map(Self::on_device)
+            }
             other => Err(not_served(other)),
         }
     }
@@ -75,7 +77,9 @@ impl Int8Linear {
                 .map(Self::from)
                 .map_err(candle_core::Error::wrap),
             #[cfg(feature = "candle-cuda")]
-            Device::Cuda(cuda) => super::device::from_int8(cuda, weight, scales, bias),
+            Device::Cuda(cuda) => {
+                super::device::from_int8(cuda, weight, scales, bias).map(Self::on_device)
+            }
             other => Err(not_served(other)),
         }
     }
@@ -109,16 +113,20 @@ impl Int8Linear {
                 .map(Self::from)
                 .map_err(candle_core::Error::wrap),
             #[cfg(feature = "candle-cuda")]
-            Device::Cuda(cuda) => super::device::from_checkpoint(cuda, checkpoint, prefix),
+            Device::Cuda(cuda) => {
+                super::device::from_checkpoint(cuda, checkpoint, prefix).map(Self::on_device)
+            }
             other => Err(not_served(other)),
         }
     }
 
-    pub(super) fn new(
-        op: impl CustomOp1 + Send + Sync + 'static,
-        inputs: usize,
-        outputs: usize,
-    ) -> Self {
+    #[cfg(feature = "candle-cuda")]
+    fn on_device(op: super::device::OnDevice) -> Self {
+        let (inputs, outputs) = op.sizes();
+        Self::new(op, inputs, outputs)
+    }
+
+    fn new(op: impl CustomOp1 + Send + Sync + 'static, inputs: usize, outputs: usize) -> Self {
         Int8Linear {
             op: Arc::new(Box::new(op)),
             inputs,
@@ -230,19 +238,4 @@ impl CustomOp1 for OnCpu {
             }
         )
     }
-}
-
-/// The error for a device that has no such layer.
-pub(super) fn not_served(device: &Device) -> candle_core::Error {
-    let (found, expected) = match device {
-        Device::Cuda(_) => (
-            "CUDA",
-            "imma's feature `candle-cuda`, which this program was built without",
-        ),
-        Device::Metal(_) => ("Metal", "a tensor on the CPU or a CUDA device"),
-        Device::Cpu => ("CPU", "a tensor on a CUDA device"),
-    };
-    candle_core::Error::msg(format!(
-        "imma Int8Linear: the device is {found}, expected {expected}"
-    ))
 }
