@@ -117,7 +117,7 @@ pub(crate) fn gemm<E: Engine, O: Output>(
     // Enough rows for every worker to have two panels of its own: split rows.
     if m > max_rows || (workers > 1 && m >= 2 * E::MR * workers) {
         let rows = task_rows::<E>(m, workers, max_rows);
-        threads.run(workers, m.div_ceil(rows), |task| {
+        threads.run(workers, m.div_ceil(rows), &|task| {
             let row0 = task * rows;
             let rows = rows.min(m - row0);
             with_block(|block| {
@@ -138,7 +138,7 @@ pub(crate) fn gemm<E: Engine, O: Output>(
     with_block(|block| {
         block.fill(engine, lhs, epilogue, 0, m);
         let block = &*block;
-        by_columns::<E>(threads, workers, n, |panel0, cols| {
+        by_columns::<E>(threads, workers, n, &|panel0, cols| {
             let start = panel0 * E::LAYOUT.panel_bytes(k);
             let place = Place {
                 row0: 0,
@@ -177,7 +177,7 @@ pub(crate) fn gemm_once<E: Engine, T: Source, O: Output>(
     with_block(|block| {
         block.fill(engine, lhs, &epilogue, 0, m);
         let block = &*block;
-        by_columns::<E>(threads, workers, n, |panel0, cols| {
+        by_columns::<E>(threads, workers, n, &|panel0, cols| {
             PANELS.with_borrow_mut(|(bytes, staging)| {
                 // A few panels at a time, so that they are still in L2 when they are read.
                 let run = (256 * 1024 / E::LAYOUT.panel_bytes(k).max(1))
@@ -190,7 +190,7 @@ pub(crate) fn gemm_once<E: Engine, T: Source, O: Output>(
                     let (mut multipliers, mut scales) = ([1f32; 8 * 32], [1f32; 8 * 32]);
                     let (multipliers, scales) = (&mut multipliers[..cols], &mut scales[..cols]);
                     if scaled {
-                        rhs::column_scales(engine, source, col0, multipliers, scales);
+                        rhs::column_scales(engine.kernel(), source, col0, multipliers, scales);
                     }
                     bytes.resize(E::LAYOUT.panels(cols) * E::LAYOUT.panel_bytes(k));
                     rhs::pack(
@@ -262,7 +262,7 @@ pub(crate) fn pack<E: Engine, T: Source>(
         let mut multipliers = [1f32; 4 * 32];
         let multipliers = &mut multipliers[..scales.len()];
         if scaled {
-            rhs::column_scales(engine, source, col0, multipliers, scales);
+            rhs::column_scales(engine.kernel(), source, col0, multipliers, scales);
         }
         PANELS.with_borrow_mut(|(_, staging)| {
             rhs::pack(engine, source, col0, multipliers, staging, out)
@@ -276,7 +276,7 @@ pub(super) fn by_columns<E: Engine>(
     threads: &Threads,
     workers: usize,
     n: usize,
-    f: impl Fn(usize, usize) + Sync,
+    f: &(dyn Fn(usize, usize) + Sync),
 ) {
     let panels = E::LAYOUT.panels(n);
     let run = if workers == 1 {
@@ -284,7 +284,7 @@ pub(super) fn by_columns<E: Engine>(
     } else {
         panels.div_ceil(workers * 4).next_multiple_of(E::PANELS)
     };
-    threads.run(workers, panels.div_ceil(run), |task| {
+    threads.run(workers, panels.div_ceil(run), &|task| {
         let panel0 = task * run;
         let first = panel0 * E::LAYOUT.nr;
         f(panel0, (run * E::LAYOUT.nr).min(n - first));

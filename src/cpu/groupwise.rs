@@ -12,7 +12,7 @@
 use super::driver::{by_columns, with_block};
 use super::kernel::{Kernel, Trailing, ACC};
 use super::lhs::{LhsBlock, LhsPanel};
-use super::store::{Finished, OutMatrix};
+use super::store::{convert, Finished, OutMatrix};
 use super::threads::Threads;
 use crate::epilogue::{Resolved, Tile};
 use crate::gemm::Gemm;
@@ -60,7 +60,7 @@ pub(crate) fn gemm<'a, L: Kernel, O: Finished>(
     let workers = threads.count();
     let rows = 4 * L::MR;
     if m > rows {
-        threads.run(workers, m.div_ceil(rows), |task| {
+        threads.run(workers, m.div_ceil(rows), &|task| {
             let row0 = task * rows;
             with_block(|block| {
                 let rows = rows.min(m - row0);
@@ -74,7 +74,7 @@ pub(crate) fn gemm<'a, L: Kernel, O: Finished>(
     with_block(|block| {
         block.fill(kernel, &gemm.lhs, &gemm.epilogue, 0, m);
         let block = &*block;
-        by_columns::<L>(threads, workers, n, |panel0, cols| {
+        by_columns::<L>(threads, workers, n, &|panel0, cols| {
             // SAFETY: each task has columns of its own.
             unsafe { product.tiles(block, 0, panel0 * L::LAYOUT.nr, cols) };
         });
@@ -105,14 +105,9 @@ impl<L: Kernel, O: Finished> Product<'_, L, O> {
                 self.sums(&panel, &starts, &tile, &mut sums);
                 self.kernel.vectorize(
                     #[inline(always)]
-                    || {
-                        self.resolved.groupwise(&tile, &mut sums);
-                        let used = tile.rows * nr;
-                        for (to, v) in finished[..used].iter_mut().zip(&sums[..used]) {
-                            *to = O::finished(self.resolved, *v);
-                        }
-                    },
+                    || self.resolved.groupwise(&tile, &mut sums),
                 );
+                convert(self.kernel, self.resolved, &tile, &sums, &mut finished);
                 let halved = |columns| self.resolved.halved(columns);
                 let columns = (halved(tile.col), halved(tile.cols));
                 let from = finished.as_ptr();

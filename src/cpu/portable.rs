@@ -25,7 +25,12 @@ impl Kernel for Portable {
 
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
-        f()
+        // A call, as it is for the others: where loops are unrolled around it, inlining takes minutes to compile.
+        #[inline(never)]
+        fn run<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        run(f)
     }
 
     fn tile(

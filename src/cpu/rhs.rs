@@ -10,7 +10,7 @@
 
 use super::engine::Engine;
 use super::interleave;
-use super::kernel::Layout;
+use super::kernel::{Kernel, Layout};
 use super::lhs::grow;
 use super::prefetch;
 use crate::element::Element;
@@ -52,16 +52,16 @@ macro_rules! float_source {
 }
 float_source!(f32, half::f16, half::bf16);
 
-/// Columns `cols` of a source, per-channel constants first: `(multiplier, scale)` of each column.
-#[inline(always)]
-pub(crate) fn column_scales<T: Source, E: Engine>(
-    engine: E,
+/// Columns of a source, per-channel constants first: `(multiplier, scale)` of each column from `col0` on.
+#[inline(never)]
+pub(crate) fn column_scales<T: Source, L: Kernel>(
+    kernel: L,
     source: &ArrayView2<'_, T>,
     col0: usize,
     multipliers: &mut [f32],
     scales: &mut [f32],
 ) {
-    engine.vectorize(
+    kernel.vectorize(
         #[inline(always)]
         || {
             // The scales' memory first holds the magnitudes, as bit patterns.

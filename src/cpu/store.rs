@@ -14,24 +14,13 @@ pub(crate) trait Output: Copy + Default + Send + Sync + 'static {
     const IN_PLACE: bool = false;
 
     /// Finishes the sums of a tile into `out`; each row into the first half of its columns when gated.
-    fn finish(epilogue: &Resolved<'_>, tile: &Tile<'_>, acc: &mut [i32], out: &mut [Self; ACC]);
-}
-
-/// Finishes a tile in f32 and makes an output of each element.
-#[inline(always)]
-fn by_floats<O>(
-    epilogue: &Resolved<'_>,
-    tile: &Tile<'_>,
-    acc: &mut [i32],
-    out: &mut [O; ACC],
-    to: impl Fn(f32) -> O,
-) {
-    let mut floats = [0f32; ACC];
-    epilogue.tile(tile, acc, &mut floats);
-    let used = tile.rows * tile.nr;
-    for (o, x) in out[..used].iter_mut().zip(&floats[..used]) {
-        *o = to(*x);
-    }
+    fn finish<L: Kernel>(
+        kernel: L,
+        epilogue: &Resolved<'_>,
+        tile: &Tile<'_>,
+        acc: &mut [i32],
+        out: &mut [Self; ACC],
+    );
 }
 
 /// An output that is made of finished floats, one by one.
@@ -40,45 +29,68 @@ pub(crate) trait Finished: Output {
     fn finished(epilogue: &Resolved<'_>, v: f32) -> Self;
 }
 
-macro_rules! float_output {
-    ($($t:ty),*) => {$(
+/// Finishes a tile in f32: compiled once a kernel, not once more for each type of the output.
+#[inline(never)]
+fn floats<L: Kernel>(
+    kernel: L,
+    epilogue: &Resolved<'_>,
+    tile: &Tile<'_>,
+    acc: &mut [i32],
+    out: &mut [f32; ACC],
+) {
+    kernel.vectorize(
+        #[inline(always)]
+        || epilogue.tile(tile, acc, out),
+    );
+}
+
+/// Makes outputs of a tile's finished floats.
+pub(crate) fn convert<L: Kernel, O: Finished>(
+    kernel: L,
+    epilogue: &Resolved<'_>,
+    tile: &Tile<'_>,
+    floats: &[f32; ACC],
+    out: &mut [O; ACC],
+) {
+    let used = tile.rows * tile.nr;
+    let (floats, out) = (&floats[..used], &mut out[..used]);
+    kernel.vectorize(
+        #[inline(always)]
+        || {
+            for (o, x) in out.iter_mut().zip(floats) {
+                *o = O::finished(epilogue, *x);
+            }
+        },
+    );
+}
+
+macro_rules! by_floats {
+    ($($t:ty, $finished:expr;)*) => {$(
         impl Finished for $t {
             #[inline(always)]
-            fn finished(_: &Resolved<'_>, v: f32) -> Self {
-                <$t as Element>::from_f32(v)
+            fn finished(epilogue: &Resolved<'_>, v: f32) -> Self {
+                $finished(epilogue, v)
             }
         }
         impl Output for $t {
-            #[inline(always)]
-            fn finish(epilogue: &Resolved<'_>, tile: &Tile<'_>, acc: &mut [i32], out: &mut [Self; ACC]) {
-                by_floats(epilogue, tile, acc, out, |v| Self::finished(epilogue, v));
+            fn finish<L: Kernel>(
+                kernel: L,
+                epilogue: &Resolved<'_>,
+                tile: &Tile<'_>,
+                acc: &mut [i32],
+                out: &mut [Self; ACC],
+            ) {
+                let mut all = [0f32; ACC];
+                floats(kernel, epilogue, tile, acc, &mut all);
+                convert(kernel, epilogue, tile, &all, out);
             }
         }
     )*};
 }
-float_output!(half::f16, half::bf16);
-
-impl Output for i8 {
-    #[inline(always)]
-    fn finish(epilogue: &Resolved<'_>, tile: &Tile<'_>, acc: &mut [i32], out: &mut [Self; ACC]) {
-        by_floats(epilogue, tile, acc, out, |v| Self::finished(epilogue, v));
-    }
-}
-
-impl Finished for i8 {
-    #[inline(always)]
-    fn finished(epilogue: &Resolved<'_>, v: f32) -> Self {
-        numerics::quantize(v * epilogue.out_multiplier)
-    }
-}
-
-impl Output for i32 {
-    const IN_PLACE: bool = true;
-
-    #[inline(always)]
-    fn finish(epilogue: &Resolved<'_>, tile: &Tile<'_>, acc: &mut [i32], _: &mut [Self; ACC]) {
-        epilogue.correct(tile, acc);
-    }
+by_floats! {
+    half::f16, |_, v| Element::from_f32(v);
+    half::bf16, |_, v| Element::from_f32(v);
+    i8, |epilogue: &Resolved<'_>, v: f32| numerics::quantize(v * epilogue.out_multiplier);
 }
 
 impl Finished for f32 {
@@ -89,9 +101,33 @@ impl Finished for f32 {
 }
 
 impl Output for f32 {
-    #[inline(always)]
-    fn finish(epilogue: &Resolved<'_>, tile: &Tile<'_>, acc: &mut [i32], out: &mut [Self; ACC]) {
-        epilogue.tile(tile, acc, out);
+    fn finish<L: Kernel>(
+        kernel: L,
+        epilogue: &Resolved<'_>,
+        tile: &Tile<'_>,
+        acc: &mut [i32],
+        out: &mut [Self; ACC],
+    ) {
+        floats(kernel, epilogue, tile, acc, out);
+    }
+}
+
+impl Output for i32 {
+    const IN_PLACE: bool = true;
+
+    fn finish<L: Kernel>(
+        kernel: L,
+        epilogue: &Resolved<'_>,
+        tile: &Tile<'_>,
+        acc: &mut [i32],
+        _: &mut [Self; ACC],
+    ) {
+        if epilogue.col_sums.is_some() {
+            kernel.vectorize(
+                #[inline(always)]
+                || epilogue.correct(tile, acc),
+            );
+        }
     }
 }
 
@@ -181,9 +217,6 @@ pub(crate) fn finish_tile<L: Kernel, O: Output>(
     acc: &mut [i32],
     finished: &mut [O; ACC],
 ) -> *const O {
-    if O::IN_PLACE && epilogue.col_sums.is_none() {
-        return acc.as_ptr().cast();
-    }
     let tile = Tile {
         row: row0,
         col,
@@ -193,10 +226,7 @@ pub(crate) fn finish_tile<L: Kernel, O: Output>(
         scales: panel.scales,
         zero_points: panel.zero_points,
     };
-    kernel.vectorize(
-        #[inline(always)]
-        || O::finish(epilogue, &tile, acc, finished),
-    );
+    O::finish(kernel, epilogue, &tile, acc, finished);
     if O::IN_PLACE {
         acc.as_ptr().cast()
     } else {

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use rayon::prelude::*;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Most threads of a pool for each CPU. More than one gains nothing; a few leave room for tests and for numbers that were meant for
 /// a larger machine, and without a bound a slip of the keyboard takes the machine down.
@@ -57,12 +57,14 @@ impl Threads {
     }
 
     /// Runs `f(0)..f(tasks - 1)`, on the calling thread when one worker is enough.
-    pub fn run(&self, workers: usize, tasks: usize, f: impl Fn(usize) + Sync) {
+    ///
+    /// One function for all tasks: rayon's machinery, compiled anew for each of the hundreds of products, was half of the crate.
+    pub fn run(&self, workers: usize, tasks: usize, f: &(dyn Fn(usize) + Sync)) {
         if workers <= 1 || tasks <= 1 {
             (0..tasks).for_each(f);
             return;
         }
-        let work = || (0..tasks).into_par_iter().with_max_len(1).for_each(&f);
+        let work = || (0..tasks).into_par_iter().with_max_len(1).for_each(f);
         match self {
             Threads::Pool(pool) => pool.install(work),
             _ => work(),
@@ -78,17 +80,17 @@ impl Threads {
                 .for_each(|(i, item)| f(i, item));
             return;
         }
-        let work = || {
-            items
-                .into_par_iter()
-                .with_max_len(1)
-                .enumerate()
-                .for_each(|(i, item)| f(i, item))
-        };
-        match self {
-            Threads::Pool(pool) => pool.install(work),
-            _ => work(),
-        }
+        // Each is taken once, by the task of its number.
+        let items: Vec<_> = items.into_iter().map(|x| Mutex::new(Some(x))).collect();
+        self.run(workers, items.len(), &|i| {
+            let item = items[i]
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            if let Some(item) = item {
+                f(i, item);
+            }
+        });
     }
 }
 

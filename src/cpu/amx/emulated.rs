@@ -38,8 +38,34 @@ impl Tiles for Emulated {
     }
 
     unsafe fn load<const T: usize>(&mut self, from: *const u8, stride: usize) {
-        let (rows, colsb) = self.config.shape(T);
-        let tile = &mut self.tiles[T];
+        // SAFETY: the caller's.
+        unsafe { self.load_tile(T, from, stride) };
+    }
+
+    unsafe fn stream<const T: usize>(&mut self, from: *const u8, stride: usize) {
+        // SAFETY: the caller's.
+        unsafe { self.load_tile(T, from, stride) };
+    }
+
+    unsafe fn store<const T: usize>(&mut self, to: *mut u8, stride: usize) {
+        // SAFETY: the caller's.
+        unsafe { self.store_tile(T, to, stride) };
+    }
+
+    fn dot<const C: usize, const A: usize, const B: usize>(&mut self) {
+        const { assert!(C != A && C != B && A != B) };
+        self.dot_tiles(C, A, B);
+    }
+}
+
+/// The instructions, each compiled once: in the loops over them they would be most of the crate.
+impl Emulated {
+    /// # Safety
+    /// As [`Tiles::load`].
+    #[inline(never)]
+    unsafe fn load_tile(&mut self, tile: usize, from: *const u8, stride: usize) {
+        let (rows, colsb) = self.config.shape(tile);
+        let tile = &mut self.tiles[tile];
         *tile = ZERO;
         for (r, row) in tile[..rows].iter_mut().enumerate() {
             // SAFETY: the caller's: `colsb` bytes of each of the tile's rows can be read.
@@ -50,26 +76,24 @@ impl Tiles for Emulated {
         }
     }
 
-    unsafe fn stream<const T: usize>(&mut self, from: *const u8, stride: usize) {
-        // SAFETY: the caller's.
-        unsafe { self.load::<T>(from, stride) };
-    }
-
-    unsafe fn store<const T: usize>(&mut self, to: *mut u8, stride: usize) {
-        let (rows, colsb) = self.config.shape(T);
-        for (r, row) in self.tiles[T][..rows].iter().enumerate() {
+    /// # Safety
+    /// As [`Tiles::store`].
+    #[inline(never)]
+    unsafe fn store_tile(&self, tile: usize, to: *mut u8, stride: usize) {
+        let (rows, colsb) = self.config.shape(tile);
+        for (r, row) in self.tiles[tile][..rows].iter().enumerate() {
             // SAFETY: the caller's: `colsb` bytes of each of the tile's rows can be written.
             unsafe { core::ptr::copy_nonoverlapping(row.as_ptr(), to.add(r * stride), colsb) };
         }
     }
 
-    fn dot<const C: usize, const A: usize, const B: usize>(&mut self) {
-        const { assert!(C != A && C != B && A != B) };
+    #[inline(never)]
+    fn dot_tiles(&mut self, c: usize, a: usize, b: usize) {
         let [(m, c_colsb), (a_rows, a_colsb), (b_rows, b_colsb)] =
-            [C, A, B].map(|t| self.config.shape(t));
+            [c, a, b].map(|t| self.config.shape(t));
         assert!(m == a_rows && a_colsb == 4 * b_rows && c_colsb == b_colsb);
-        let (a, b) = (self.tiles[A], self.tiles[B]);
-        for (r, (row, a)) in self.tiles[C].iter_mut().zip(&a).enumerate() {
+        let (a, b) = (self.tiles[a], self.tiles[b]);
+        for (r, (row, a)) in self.tiles[c].iter_mut().zip(&a).enumerate() {
             if r >= m {
                 *row = [0; 64];
                 continue;

@@ -542,10 +542,7 @@ impl<T: Tiles, O: Output> State<'_, '_, T, O> {
         let start = part / 2 * HALF + first * WIDTH;
         let acc = &mut self.sums.0[set.turn][start..][..rows * WIDTH];
         let finished = &mut self.finished;
-        self.kernel.vectorize(
-            #[inline(always)]
-            || O::finish(resolved, &tile, acc, finished),
-        );
+        O::finish(self.kernel, resolved, &tile, acc, finished);
         let from = if O::IN_PLACE {
             acc.as_ptr().cast()
         } else {
