@@ -43,6 +43,7 @@ struct NearestEven {
     using Gathered = AbsMax;
     static constexpr bool STOCHASTIC = false;
     static constexpr bool ZERO_POINT = false;
+    static constexpr bool GIVEN = false;
     __device__ __forceinline__ static int quantize(float x, float multiplier, int, float) {
         return clip(__float2int_rn(__fmul_rn(x, multiplier)), -127, 127);
     }
@@ -53,6 +54,7 @@ struct Stochastic {
     using Gathered = AbsMax;
     static constexpr bool STOCHASTIC = true;
     static constexpr bool ZERO_POINT = false;
+    static constexpr bool GIVEN = false;
     __device__ __forceinline__ static int quantize(float x, float multiplier, int, float u) {
         return clip(__float2int_rd(__fadd_rn(__fmul_rn(x, multiplier), u)), -127, 127);
     }
@@ -63,11 +65,22 @@ struct Asymmetric {
     using Gathered = MinMax;
     static constexpr bool STOCHASTIC = false;
     static constexpr bool ZERO_POINT = true;
+    static constexpr bool GIVEN = false;
     __device__ __forceinline__ static int quantize(float x, float multiplier, int zero_point, float) {
         // A NaN comes only from a slice that is not finite, whose zero point is 0. Clipping before the sum
         // keeps it from overflowing and changes nothing: zero points are in -128..=127.
         return clip(clip(__float2int_rn(__fmul_rn(x, multiplier)), -1024, 1024) + zero_point, -128, 127);
     }
+};
+
+// The same with constants known beforehand: a slice is looked at for what is not finite alone.
+struct Given : NearestEven {
+    static constexpr bool GIVEN = true;
+};
+struct GivenAsymmetric : Asymmetric {
+    using Gathered = AbsMax;
+    static constexpr bool ZERO_POINT = false;
+    static constexpr bool GIVEN = true;
 };
 
 // ---- The constants of a slice ---------------------------------------------------------------------------
@@ -84,6 +97,12 @@ __device__ __forceinline__ Constants constants(const AbsMax& gathered) {
     const bool tiny = __float_as_uint(__fdiv_rn(127.0f, absmax)) == INFINITY_BITS;
     const float bound = tiny ? 1.0f : absmax;
     return {__fdiv_rn(bound, 127.0f), __fdiv_rn(127.0f, bound), 0};
+}
+
+// A scale known beforehand, or NaN for a slice that is not finite.
+__device__ __forceinline__ Constants given(const AbsMax& gathered, float scale, float multiplier, int zero_point) {
+    const bool finite = gathered.absmax() < INFINITY_BITS;
+    return {finite ? scale : __uint_as_float(0x7fc00000u), multiplier, zero_point};
 }
 
 // range = hi - lo, or 255 where 255 / range overflows; NaN in scale and multiplier where range is not finite

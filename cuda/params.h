@@ -42,7 +42,9 @@ struct QuantizeRowsParams {
     unsigned int rows;
     unsigned int cols;
     unsigned int padded;
-    unsigned int reserved;
+    float scale;      /* given constants only, as the two below */
+    float multiplier;
+    int zero_point;
 };
 
 /* quantize_cols_*: input [rows, cols] -> output [cols, padded] (K-major, zeros from rows on), scales [cols]. */
@@ -277,7 +279,7 @@ static_assert(sizeof(FinishParams) == 192 && offsetof(FinishParams, epilogue) ==
 static_assert(sizeof(IgemmParams) == 232 && offsetof(IgemmParams, epilogue) == 80, "layout");
 static_assert(sizeof(IgemmSm90Params) == 208 && offsetof(IgemmSm90Params, epilogue) == 56, "layout");
 static_assert(sizeof(IgemmGroupwiseParams) == 256 && offsetof(IgemmGroupwiseParams, igemm) == 24, "layout");
-static_assert(sizeof(QuantizeRowsParams) == 72 && offsetof(QuantizeRowsParams, rows) == 56, "layout");
+static_assert(sizeof(QuantizeRowsParams) == 80 && offsetof(QuantizeRowsParams, rows) == 56, "layout");
 static_assert(sizeof(QuantizeColsParams) == 72 && offsetof(QuantizeColsParams, rows) == 56, "layout");
 static_assert(sizeof(QuantizeStaticParams) == 64 && offsetof(QuantizeStaticParams, rows) == 48, "layout");
 static_assert(sizeof(DequantizeParams) == 80 && offsetof(DequantizeParams, rows) == 64, "layout");

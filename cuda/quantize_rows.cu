@@ -1,4 +1,4 @@
-// Per-token quantisation: each row with its own constants, read once.
+// Per-token quantisation: each row with its own constants, or with given ones, read once.
 //
 //   block (T, R): T threads a row, R rows           row r = blockIdx.x * R + threadIdx.y
 //
@@ -71,7 +71,12 @@ __device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p) {
         return;
     }
 
-    const Constants c = constants(gathered);
+    Constants c;
+    if constexpr (Rule::GIVEN) {
+        c = given(gathered, p.scale, p.multiplier, p.zero_point);
+    } else {
+        c = constants(gathered);
+    }
     if (t == 0) {
         p.scales[row] = c.scale;
         if constexpr (Rule::ZERO_POINT) {
@@ -122,3 +127,9 @@ ENTRY(quantize_rows_stochastic_bf16, BF16, Stochastic)
 ENTRY(quantize_rows_asymmetric_f32, F32, Asymmetric)
 ENTRY(quantize_rows_asymmetric_f16, F16, Asymmetric)
 ENTRY(quantize_rows_asymmetric_bf16, BF16, Asymmetric)
+ENTRY(quantize_rows_given_f32, F32, Given)
+ENTRY(quantize_rows_given_f16, F16, Given)
+ENTRY(quantize_rows_given_bf16, BF16, Given)
+ENTRY(quantize_rows_given_asymmetric_f32, F32, GivenAsymmetric)
+ENTRY(quantize_rows_given_asymmetric_f16, F16, GivenAsymmetric)
+ENTRY(quantize_rows_given_asymmetric_bf16, BF16, GivenAsymmetric)

@@ -180,9 +180,17 @@ pub fn quantize_static(x: ArrayView2<'_, f32>, scale: f32) -> Quantized {
     let multiplier = 1.0 / scale;
     Quantized {
         q: x.mapv(|x| round_and_clip(x * multiplier)),
-        scales: vec![scale; x.nrows()],
+        scales: of_finite(x, scale),
         zero_points: vec![0; x.nrows()],
     }
+}
+
+/// The scale for each row, NaN for one that is not finite.
+fn of_finite(x: ArrayView2<'_, f32>, scale: f32) -> Vec<f32> {
+    let finite = |row: ArrayView1<'_, f32>| row.iter().all(|x| x.is_finite());
+    let rows = x.rows().into_iter();
+    rows.map(|row| if finite(row) { scale } else { f32::NAN })
+        .collect()
 }
 
 /// One scale and zero point for all rows, known beforehand.
@@ -198,7 +206,7 @@ pub fn quantize_static_asymmetric(
             let rounded = if rounded.is_nan() { 0.0 } else { rounded };
             (rounded + f64::from(zero_point)).clamp(-128.0, 127.0) as i8
         }),
-        scales: vec![scale; x.nrows()],
+        scales: of_finite(x, scale),
         zero_points: vec![zero_point; x.nrows()],
     }
 }

@@ -327,7 +327,7 @@ fn quantize_row(
             for (q, x) in out.iter_mut().zip(row) {
                 *q = numerics::quantize(x * multiplier);
             }
-            (scale, 0)
+            (of_finite(row, scale), 0)
         }
         ActivationQuant::StaticAsymmetric { scale, zero_point } => {
             let multiplier = 1.0 / scale;
@@ -335,7 +335,7 @@ fn quantize_row(
                 let x = if x.is_nan() { 0.0 } else { *x };
                 *q = numerics::quantize_asymmetric(x, multiplier, zero_point);
             }
-            (scale, zero_point)
+            (of_finite(row, scale), zero_point)
         }
         ActivationQuant::PerTokenAsymmetric => {
             // NaN and infinity show in absmax; minimum and maximum may then be anything.
@@ -351,6 +351,15 @@ fn quantize_row(
             }
             (a.scale, a.zero_point)
         }
+    }
+}
+
+/// A scale known beforehand, or NaN for a row that is not finite.
+#[inline(always)]
+fn of_finite(row: &[f32], scale: f32) -> f32 {
+    match numerics::absmax(row.iter().copied()).is_finite() {
+        true => scale,
+        false => f32::NAN,
     }
 }
 

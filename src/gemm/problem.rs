@@ -18,8 +18,7 @@ pub enum ActivationQuant {
     PerTokenAsymmetric,
     /// Symmetric with a scale known beforehand: `q = clip(round_half_even(x * (1 / scale)))`.
     ///
-    /// A product does not look at the data: values beyond `127 * scale` clip and NaN counts as 0.
-    /// [`Int8Linear`](crate::Int8Linear) does, and answers NaN for a row that is not finite.
+    /// Finite values beyond `127 * scale` clip; a row with NaN or infinity gives NaN in its whole row of the result.
     Static {
         /// The size of one step.
         scale: f32,
@@ -27,7 +26,7 @@ pub enum ActivationQuant {
     /// Asymmetric with constants known beforehand: `q = clip(round_half_even(x * (1 / scale)) + zero_point)`, to
     /// -128..=127.
     ///
-    /// A product does not look at the data, as in `Static`: NaN counts as 0.
+    /// A row that is not finite gives NaN, as in `Static`.
     StaticAsymmetric {
         /// The size of one step.
         scale: f32,

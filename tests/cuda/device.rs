@@ -189,6 +189,48 @@ fn a_linear_layer_gives_the_bits_of_the_cpu() {
     linear_like_the_cpu::<bf16>(12);
 }
 
+/// Rows that are not finite are NaN on a device too, whichever way they are quantised, and no other row notices.
+#[test]
+fn rows_that_are_not_finite_are_nan_whatever_quantises_them() {
+    let mut random = Random(77);
+    let cpu: Arc<dyn Backend> = Arc::new(Cpu::new());
+    let quants = [
+        ActivationQuant::PerToken,
+        ActivationQuant::PerTokenAsymmetric,
+        ActivationQuant::Static { scale: 0.02 },
+        ActivationQuant::StaticAsymmetric {
+            scale: 0.02,
+            zero_point: -3,
+        },
+    ];
+    // Rows that are no multiple of a vector, that are, and that are longer than a block holds.
+    for (m, n, k) in [(4, 6, 33), (5, 16, 64), (3, 4, 33_000)] {
+        let w = Array2::from_shape_simple_fn((n, k), || random.unit());
+        for quant in quants {
+            if k > 32_768 && quant != (ActivationQuant::Static { scale: 0.02 }) {
+                continue;
+            }
+            let layer = |backend: &Arc<dyn Backend>| {
+                let layer = Int8Linear::from_float_on(backend.clone(), w.view(), None).unwrap();
+                layer.with_activation_quant(quant).unwrap()
+            };
+            let (here, there) = (layer(&cpu), layer(&backend()));
+            let number = || bf16::from_f32(random.unit());
+            let mut x = Array2::from_shape_simple_fn((m, k), number);
+            let bad = [bf16::NAN, bf16::INFINITY, bf16::NEG_INFINITY];
+            for (column, bad) in [0, k / 2, k - 1].into_iter().zip(bad) {
+                x[[1, column]] = bad;
+                let what = format!("[{m}, {k}], {quant:?}, {bad} at {column}");
+                let found: Array2<bf16> = there.forward(x.view()).unwrap();
+                assert!(found.row(1).iter().all(|y| y.is_nan()), "{what}");
+                assert!(found.row(0).iter().all(|y| y.is_finite()), "{what}");
+                assert_same(found.view(), here.forward(x.view()).unwrap().view(), &what);
+                x[[1, column]] = bf16::ZERO;
+            }
+        }
+    }
+}
+
 /// A plan with its operands on the device.
 struct Job {
     plan: Plan,

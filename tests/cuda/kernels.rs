@@ -187,6 +187,67 @@ fn quantize_slices<T: Type>(by_row: bool, wrong: &mut Vec<String>) {
     }
 }
 
+/// With given constants: padding beside, and scales that say which rows are not finite.
+fn quantize_given<T: Type>(wrong: &mut Vec<String>) {
+    let (device, stream) = (device(), stream());
+    let random = &mut Random(4);
+    for (rows, cols) in row_shapes(random) {
+        let data: Vec<T> = floats(random, rows, cols, true);
+        let scale = random.pick(&[1.0f32, 0.013, 7e-3, 1e30]);
+        let padded = cols + random.pick(&[0, 0, 1, 16 - cols % 16]);
+        for zero_point in [None, Some(random.below(256) as i32 - 128)] {
+            let input = Placed::new(&stream, random, &data, rows, cols, T::from_f32(f32::NAN));
+            let mut output = Placed::filled(&stream, random, rows, padded, 0x55i8, 0x66);
+            let mut scales = Placed::filled(&stream, random, 1, rows, -1.0f32, -2.0);
+            let case = format!(
+                "given {} {input} -> {output} by {scale}, {zero_point:?}",
+                T::DTYPE
+            );
+            let (source, target) = (input.geometry(), output.geometry());
+            kernels::quantize_rows_given(
+                device,
+                &stream,
+                source.over(&input.view()),
+                target.over(&mut output.view_mut()),
+                &mut scales.view_mut(),
+                scale,
+                zero_point,
+            )
+            .unwrap_or_else(|error| panic!("{case}: {error}"));
+            let quantize = |x: f32| match zero_point {
+                None => Rounding::NearestEven.quantize(x, 1.0 / scale, 0),
+                Some(zero) => {
+                    let x = if x.is_nan() { 0.0 } else { x };
+                    numerics::quantize_asymmetric(x, 1.0 / scale, zero)
+                }
+            };
+            let at = |i: usize| match i % padded < cols {
+                true => quantize(data[i / padded * cols + i % padded].to_f32()),
+                false => 0,
+            };
+            let expected: Vec<i8> = (0..rows * padded).map(at).collect();
+            let found = output.read(&stream);
+            compare("output", &case, &found, &expected, |a, b| a == b, wrong);
+            let row = |r: usize| {
+                data[r * cols..][..cols]
+                    .iter()
+                    .all(|x| x.to_f32().is_finite())
+            };
+            let of = |r| if row(r) { scale } else { f32::NAN };
+            let expected: Vec<f32> = (0..rows).map(of).collect();
+            let same = |a: f32, b: f32| a == b || a.is_nan() && b.is_nan();
+            compare(
+                "scales",
+                &case,
+                &scales.read(&stream),
+                &expected,
+                same,
+                wrong,
+            );
+        }
+    }
+}
+
 fn quantize_static<T: Type>(wrong: &mut Vec<String>) {
     let (device, stream) = (device(), stream());
     let random = &mut Random(3);
@@ -435,6 +496,9 @@ fn every_kernel_gives_the_bits_of_the_numerics() {
         quantize_slices::<f16>(by_row, wrong);
         quantize_slices::<bf16>(by_row, wrong);
     }
+    quantize_given::<f32>(wrong);
+    quantize_given::<f16>(wrong);
+    quantize_given::<bf16>(wrong);
     quantize_static::<f32>(wrong);
     quantize_static::<f16>(wrong);
     quantize_static::<bf16>(wrong);

@@ -41,7 +41,7 @@ pub use igemm_sm90::igemm_sm90;
 pub use model::{Candidate, Shape, Terms};
 pub use peak::{peak_len, peak_mma};
 pub use quantize_cols::{quantize_cols, quantize_cols_asymmetric};
-pub use quantize_rows::{quantize_rows, quantize_rows_asymmetric};
+pub use quantize_rows::{quantize_rows, quantize_rows_asymmetric, quantize_rows_given};
 pub use quantize_static::{quantize_static, quantize_static_asymmetric};
 pub use rmsnorm_quantize::{add_rmsnorm_quantize, rmsnorm_quantize};
 pub use silu_mul_quantize::silu_mul_quantize;
@@ -54,8 +54,7 @@ pub(super) use igemm_groupwise as groupwise;
 pub(super) use igemm_sm80 as sm80;
 pub(super) use igemm_sm90 as sm90;
 pub(super) use model::{memory, NEXT_LAUNCH};
-pub(super) use quantize_rows::{enqueue as quantise_rows, Place};
-pub(super) use quantize_static::{enqueue as quantise_static, Step};
+pub(super) use quantize_rows::{enqueue as quantise_rows, Constants, Place};
 pub(super) use transpose_s8::enqueue as transpose;
 
 /// For the tests of what does not compile: a launch and the families of kernels.

@@ -1,4 +1,4 @@
-// Made from cuda/params.h (FNV-1a f4fb8e7ba28e98b3) by bindgen; see cuda/README.md. Not to be edited.
+// Made from cuda/params.h (FNV-1a 7572c495e29e0731) by bindgen; see cuda/README.md. Not to be edited.
 
 pub const IMMA_VECTOR_BYTES: u32 = 16;
 pub const IMMA_ROWS_HELD: u32 = 4;
@@ -42,13 +42,15 @@ pub struct QuantizeRowsParams {
     pub rows: ::core::ffi::c_uint,
     pub cols: ::core::ffi::c_uint,
     pub padded: ::core::ffi::c_uint,
-    pub reserved: ::core::ffi::c_uint,
+    pub scale: f32,
+    pub multiplier: f32,
+    pub zero_point: ::core::ffi::c_int,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
     [
         "Size of QuantizeRowsParams",
-    ][::core::mem::size_of::<QuantizeRowsParams>() - 72usize];
+    ][::core::mem::size_of::<QuantizeRowsParams>() - 80usize];
     [
         "Alignment of QuantizeRowsParams",
     ][::core::mem::align_of::<QuantizeRowsParams>() - 8usize];
@@ -83,8 +85,14 @@ const _: () = {
         "Offset of field: QuantizeRowsParams::padded",
     ][::core::mem::offset_of!(QuantizeRowsParams, padded) - 64usize];
     [
-        "Offset of field: QuantizeRowsParams::reserved",
-    ][::core::mem::offset_of!(QuantizeRowsParams, reserved) - 68usize];
+        "Offset of field: QuantizeRowsParams::scale",
+    ][::core::mem::offset_of!(QuantizeRowsParams, scale) - 68usize];
+    [
+        "Offset of field: QuantizeRowsParams::multiplier",
+    ][::core::mem::offset_of!(QuantizeRowsParams, multiplier) - 72usize];
+    [
+        "Offset of field: QuantizeRowsParams::zero_point",
+    ][::core::mem::offset_of!(QuantizeRowsParams, zero_point) - 76usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

@@ -7,6 +7,7 @@ use crate::cuda::runtime::{
 };
 use crate::element::DType;
 use crate::error::{Error, Result};
+use crate::numerics::check_step;
 use crate::rounding::Rounding;
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut};
 
@@ -27,6 +28,20 @@ const ENTRIES: QuantizeEntries<QuantizeRows> = QuantizeEntries {
         Entry::new("quantize_rows_asymmetric_bf16"),
     ],
 };
+
+/// With a scale known beforehand, and with a zero point too.
+const GIVEN: [[Entry<QuantizeRows>; 3]; 2] = [
+    [
+        Entry::new("quantize_rows_given_f32"),
+        Entry::new("quantize_rows_given_f16"),
+        Entry::new("quantize_rows_given_bf16"),
+    ],
+    [
+        Entry::new("quantize_rows_given_asymmetric_f32"),
+        Entry::new("quantize_rows_given_asymmetric_f16"),
+        Entry::new("quantize_rows_given_asymmetric_bf16"),
+    ],
+];
 
 /// Quantises each row with its own scale.
 ///
@@ -61,7 +76,7 @@ pub fn quantize_rows<T: DeviceElement>(
         output: held.write("output", output)?,
     };
     let input = held.read::<T>("input", &input)?;
-    enqueue(&held, T::DTYPE, input, place, rounding)
+    enqueue(&held, T::DTYPE, input, place, Constants::Own(rounding))
 }
 
 /// Quantises each row with its own scale and zero point.
@@ -94,7 +109,59 @@ pub fn quantize_rows_asymmetric<T: DeviceElement>(
         output: held.write("output", output)?,
     };
     let input = held.read::<T>("input", &input)?;
-    enqueue(&held, T::DTYPE, input, place, Rounding::NearestEven)
+    let constants = Constants::Own(Rounding::NearestEven);
+    enqueue(&held, T::DTYPE, input, place, constants)
+}
+
+/// Quantises each row with one scale known beforehand, and a zero point if there is one.
+///
+/// ```text
+/// output[r, c] = clip(round(input[r, c] * (1 / scale)), -127, 127)                 without a zero point
+/// output[r, c] = clip(round(input[r, c] * (1 / scale)) + zero_point, -128, 127)    with one; NaN counts as 0
+/// scales[r]    = scale, or NaN for a row with NaN or infinity
+/// ```
+///
+/// What a product by [`ActivationQuant::Static`](crate::gemm::ActivationQuant::Static) starts with. Shapes, padding and
+/// reads are those of [`quantize_rows`]; [`quantize_static`](super::quantize_static()) writes no scales and looks at nothing.
+///
+/// # Errors
+/// [`Error::Value`] for a scale that is not above zero with a finite inverse and for a zero point outside -128..=127;
+/// otherwise as [`quantize_rows`].
+pub fn quantize_rows_given<T: DeviceElement>(
+    device: &Device,
+    stream: &CudaStream,
+    input: Matrix<&impl DevicePtr<T>>,
+    output: Matrix<&mut impl DevicePtrMut<i8>>,
+    scales: &mut impl DevicePtrMut<f32>,
+    scale: f32,
+    zero_point: Option<i32>,
+) -> Result<()> {
+    check_given(scale, zero_point.unwrap_or(0))?;
+    let mut held = Held::new(device, stream)?;
+    let place = Place {
+        scales: held.write_vector("scales", scales, input.rows)?,
+        zero_points: None,
+        output: held.write("output", output)?,
+    };
+    let input = held.read::<T>("input", &input)?;
+    let constants = match zero_point {
+        None => Constants::Given(scale),
+        Some(zero_point) => Constants::GivenAsymmetric(scale, zero_point),
+    };
+    enqueue(&held, T::DTYPE, input, place, constants)
+}
+
+/// Refuses constants that no data can be quantised with.
+pub(super) fn check_given(scale: f32, zero_point: i32) -> Result<()> {
+    check_step("the static scale", scale)?;
+    if (-128..=127).contains(&zero_point) {
+        return Ok(());
+    }
+    Err(Error::Value {
+        what: "the static zero point",
+        found: zero_point.to_string(),
+        expected: "-128..=127".into(),
+    })
 }
 
 /// The entries of a kernel that quantises, for f32, f16 and bf16.
@@ -125,16 +192,35 @@ pub(in crate::cuda) struct Place<'a> {
     pub zero_points: Option<Region<'a>>,
 }
 
+/// Where the constants of a row come from.
+pub(in crate::cuda) enum Constants {
+    /// From the row itself.
+    Own(Rounding),
+    /// The caller knows the scale; a row that is not finite gets NaN in its place.
+    Given(f32),
+    /// And the zero point.
+    GivenAsymmetric(f32, i32),
+}
+
 /// The same over memory that is held.
 pub(in crate::cuda) fn enqueue(
     held: &Held<'_>,
     dtype: DType,
     input: Region<'_>,
     place: Place<'_>,
-    rounding: Rounding,
+    constants: Constants,
 ) -> Result<()> {
     check_output("quantize_rows", [input.rows, input.cols], &place.output)?;
-    let (entry, seed) = ENTRIES.choose(dtype, place.zero_points.is_some(), rounding);
+    let ((entry, seed), scale, zero_point) = match constants {
+        Constants::Own(rounding) => {
+            let asymmetric = place.zero_points.is_some();
+            (ENTRIES.choose(dtype, asymmetric, rounding), 1.0, 0)
+        }
+        Constants::Given(scale) => ((Entry::by_type(dtype, GIVEN[0]), 0), scale, 0),
+        Constants::GivenAsymmetric(scale, zero_point) => {
+            ((Entry::by_type(dtype, GIVEN[1]), 0), scale, zero_point)
+        }
+    };
     let most = params::IMMA_ROWS_MAX_THREADS;
     let geometry = geometry(input.rows, input.cols, dtype.bytes(), most);
     let params = QuantizeRowsParams {
@@ -148,7 +234,9 @@ pub(in crate::cuda) fn enqueue(
         rows: narrow("rows", input.rows)?,
         cols: narrow("columns", input.cols)?,
         padded: narrow("output columns", place.output.cols)?,
-        reserved: 0,
+        scale,
+        multiplier: 1.0 / scale,
+        zero_point,
     };
     if input.rows == 0 {
         return Ok(());

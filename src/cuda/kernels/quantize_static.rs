@@ -2,14 +2,13 @@
 
 use super::families::QuantizeStatic;
 use super::params::{self, QuantizeStaticParams};
-use super::quantize_rows::QuantizeEntries;
+use super::quantize_rows::{check_given, QuantizeEntries};
 use crate::cuda::runtime::{
     narrow, Device, DeviceElement, Entry, Geometry, Held, Matrix, PreparedLaunch, Region,
     MAX_GRID_Y,
 };
 use crate::element::DType;
 use crate::error::{Error, Result};
-use crate::numerics::check_step;
 use crate::rounding::Rounding;
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut};
 
@@ -80,13 +79,13 @@ pub fn quantize_static_asymmetric<T: DeviceElement>(
 }
 
 /// The constants, and how elements are rounded.
-pub(in crate::cuda) enum Step {
+enum Step {
     Symmetric(f32, Rounding),
     Asymmetric(f32, i32),
 }
 
 /// The same over memory that is held.
-pub(in crate::cuda) fn enqueue(
+fn enqueue(
     held: &Held<'_>,
     dtype: DType,
     input: Region<'_>,
@@ -98,14 +97,7 @@ pub(in crate::cuda) fn enqueue(
         Step::Asymmetric(scale, zero_point) => (true, scale, zero_point, Rounding::NearestEven),
     };
     let (entry, seed) = ENTRIES.choose(dtype, asymmetric, rounding);
-    check_step("the static scale", scale)?;
-    if !(-128..=127).contains(&zero_point) {
-        return Err(Error::Value {
-            what: "the static zero point",
-            found: zero_point.to_string(),
-            expected: "-128..=127".into(),
-        });
-    }
+    check_given(scale, zero_point)?;
     if (output.rows, output.cols) != (input.rows, input.cols) {
         return Err(Error::ShapeMismatch {
             op: "quantize_static",

@@ -348,12 +348,10 @@ fn layout(
         product.ok_or_else(too_large)
     };
     let only = |condition: bool, sizes| if condition { bytes(sizes) } else { Ok(0) };
-    let per_row = matches!(
+    let floats = matches!(problem.input, Input::Float(..));
+    let own_zeros = matches!(
         problem.input,
-        Input::Float(
-            _,
-            ActivationQuant::PerToken | ActivationQuant::PerTokenAsymmetric
-        )
+        Input::Float(_, ActivationQuant::PerTokenAsymmetric)
     );
     let output = problem.epilogue.output;
     let (sums, library) = match multiply {
@@ -389,8 +387,8 @@ fn layout(
     let mut parts = [0; PARTS];
     parts[STAGED] = only(staged != Staging::None, [m, lda, 1])?;
     parts[TURNED] = only(staged == Staging::Padded, [k, m, 1])?;
-    parts[SCALES] = only(per_row, [m, 4, 1])?;
-    parts[ZEROS] = only(per_row && problem.zero_points(), [m, 4, 1])?;
+    parts[SCALES] = only(floats, [m, 4, 1])?;
+    parts[ZEROS] = only(own_zeros, [m, 4, 1])?;
     parts[SUMS] = sums;
     parts[LIBRARY] = library;
     Layout::new(parts).ok_or_else(too_large)

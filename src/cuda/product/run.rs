@@ -9,8 +9,8 @@ use super::instance::Instance;
 use super::plan::{Multiply, Plan, Staging, LIBRARY, PARTS, SCALES, STAGED, SUMS, TURNED, ZEROS};
 use super::problem::Input;
 use crate::cuda::kernels::{
-    finish, groupwise, quantise_rows, quantise_static, sm80, sm90, transpose, Batches,
-    CheckedProduct, InRegions, Parts, Place, Step, Sums,
+    finish, groupwise, quantise_rows, sm80, sm90, transpose, Batches, CheckedProduct, Constants,
+    InRegions, Parts, Place, Sums,
 };
 use crate::cuda::runtime::{Held, Region, Workspace};
 use crate::element::DType;
@@ -115,13 +115,12 @@ impl Plan {
         };
         let (scales, zero_points) = match self.core.problem.input {
             Input::Int8 { .. } => given,
-            Input::Float(_, ActivationQuant::Static { scale }) => {
-                (Scales::PerTensor(scale), ZeroPoints::None)
+            Input::Float(_, ActivationQuant::PerToken | ActivationQuant::Static { .. }) => {
+                (found()?, ZeroPoints::None)
             }
-            Input::Float(_, ActivationQuant::StaticAsymmetric { scale, zero_point }) => {
-                (Scales::PerTensor(scale), ZeroPoints::PerTensor(zero_point))
+            Input::Float(_, ActivationQuant::StaticAsymmetric { zero_point, .. }) => {
+                (found()?, ZeroPoints::PerTensor(zero_point))
             }
-            Input::Float(_, ActivationQuant::PerToken) => (found()?, ZeroPoints::None),
             Input::Float(_, ActivationQuant::PerTokenAsymmetric) => {
                 let zeros = space.part::<i32>(ZEROS, 1, m);
                 let zeros = zeros.ok_or_else(|| missing("zero points of rows"))?;
@@ -194,29 +193,25 @@ impl Plan {
         x: Region<'_>,
         integers: &Integers<'_>,
     ) -> Result<()> {
-        let rounding = Rounding::NearestEven;
-        let step = match (&integers.scales, &integers.zero_points) {
-            (Scales::PerTensor(scale), ZeroPoints::PerTensor(zero_point)) => {
-                Step::Asymmetric(*scale, *zero_point)
-            }
-            (Scales::PerTensor(scale), _) => Step::Symmetric(*scale, rounding),
-            (Scales::PerVector(scales), zero_points) => {
-                let place = Place {
-                    output: integers.data.columns_to(self.core.lda),
-                    scales: *scales,
-                    zero_points: match zero_points {
-                        ZeroPoints::PerVector(zeros) => Some(*zeros),
-                        _ => None,
-                    },
-                };
-                return quantise_rows(held, dtype, x, place, rounding);
-            }
-            (Scales::None, _) => return Err(missing("scales of rows")),
+        let Scales::PerVector(scales) = integers.scales else {
+            return Err(missing("scales of rows"));
         };
-        if self.core.lda != x.cols {
-            held.clear_bytes(integers.data.columns_to(self.core.lda))?;
-        }
-        quantise_static(held, dtype, x, integers.data, step)
+        let place = Place {
+            output: integers.data.columns_to(self.core.lda),
+            scales,
+            zero_points: match integers.zero_points {
+                ZeroPoints::PerVector(zeros) => Some(zeros),
+                _ => None,
+            },
+        };
+        let constants = match self.core.problem.input {
+            Input::Float(_, ActivationQuant::Static { scale }) => Constants::Given(scale),
+            Input::Float(_, ActivationQuant::StaticAsymmetric { scale, zero_point }) => {
+                Constants::GivenAsymmetric(scale, zero_point)
+            }
+            _ => Constants::Own(Rounding::NearestEven),
+        };
+        quantise_rows(held, dtype, x, place, constants)
     }
 }
 

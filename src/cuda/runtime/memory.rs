@@ -200,11 +200,6 @@ impl<'a> Held<'a> {
         self.fill_zeros(region.address + first as u64, end.saturating_sub(first))
     }
 
-    /// Enqueues zeros to all bytes of an int8 region without gaps that may be written.
-    pub fn clear_bytes(&self, region: Region<'_>) -> Result<()> {
-        self.fill_zeros(region.address, region.rows * region.cols)
-    }
-
     fn fill_zeros(&self, address: u64, bytes: usize) -> Result<()> {
         let context = self.device.context();
         context
