@@ -594,6 +594,17 @@ fn bench_prints_one_json_object_a_line() {
 }
 
 #[test]
+fn bench_measures_every_operation_in_every_type() {
+    for dtype in ["f32", "f16", "bf16"] {
+        let arguments = "bench gemm --op gemm,matmul,linear,q_matmul --shapes 2x8x4 --csv --seconds 0.001 --threads 1";
+        let mut arguments: Vec<_> = arguments.split(' ').collect();
+        arguments.extend(["--dtype", dtype]);
+        let said = ok(imma(&arguments));
+        assert_eq!(said.lines().count(), 5, "{dtype}: {said}");
+    }
+}
+
+#[test]
 fn bench_knows_suites_and_draws_its_roofline() {
     let dir = Folder::new("bench");
     let svg = dir.path("roof.svg");

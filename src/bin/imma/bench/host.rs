@@ -67,7 +67,7 @@ fn floats<T: Element>(
         data: T::tag(a.view()),
         quant: Default::default(),
     };
-    let gemm = Gemm::new(lhs, &packed, Epilogue::default())?;
+    let gemm = Gemm::new(lhs, &packed, Epilogue::to(Output::of::<T>()))?;
     Ok(measure(seconds, || {
         backend.gemm(&gemm, T::tag_mut(out.view_mut()))
     })?)
