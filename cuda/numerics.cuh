@@ -43,7 +43,6 @@ struct NearestEven {
     using Gathered = AbsMax;
     static constexpr bool STOCHASTIC = false;
     static constexpr bool ZERO_POINT = false;
-    static constexpr bool GIVEN = false;
     __device__ __forceinline__ static int quantize(float x, float multiplier, int, float) {
         return clip(__float2int_rn(__fmul_rn(x, multiplier)), -127, 127);
     }
@@ -54,7 +53,6 @@ struct Stochastic {
     using Gathered = AbsMax;
     static constexpr bool STOCHASTIC = true;
     static constexpr bool ZERO_POINT = false;
-    static constexpr bool GIVEN = false;
     __device__ __forceinline__ static int quantize(float x, float multiplier, int, float u) {
         return clip(__float2int_rd(__fadd_rn(__fmul_rn(x, multiplier), u)), -127, 127);
     }
@@ -65,7 +63,6 @@ struct Asymmetric {
     using Gathered = MinMax;
     static constexpr bool STOCHASTIC = false;
     static constexpr bool ZERO_POINT = true;
-    static constexpr bool GIVEN = false;
     __device__ __forceinline__ static int quantize(float x, float multiplier, int zero_point, float) {
         // A NaN comes only from a slice that is not finite, whose zero point is 0. Clipping before the sum
         // keeps it from overflowing and changes nothing: zero points are in -128..=127.
@@ -74,13 +71,9 @@ struct Asymmetric {
 };
 
 // The same with constants known beforehand: a slice is looked at for what is not finite alone.
-struct Given : NearestEven {
-    static constexpr bool GIVEN = true;
-};
+struct Given : NearestEven {};
 struct GivenAsymmetric : Asymmetric {
     using Gathered = AbsMax;
-    static constexpr bool ZERO_POINT = false;
-    static constexpr bool GIVEN = true;
 };
 
 // ---- The constants of a slice ---------------------------------------------------------------------------
@@ -100,9 +93,8 @@ __device__ __forceinline__ Constants constants(const AbsMax& gathered) {
 }
 
 // A scale known beforehand, or NaN for a slice that is not finite.
-__device__ __forceinline__ Constants given(const AbsMax& gathered, float scale, float multiplier, int zero_point) {
-    const bool finite = gathered.absmax() < INFINITY_BITS;
-    return {finite ? scale : __uint_as_float(0x7fc00000u), multiplier, zero_point};
+__device__ __forceinline__ float given_scale(const AbsMax& gathered, float scale) {
+    return gathered.absmax() < INFINITY_BITS ? scale : __uint_as_float(0x7fc00000u);
 }
 
 // range = hi - lo, or 255 where 255 / range overflows; NaN in scale and multiplier where range is not finite

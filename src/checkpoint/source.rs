@@ -33,7 +33,7 @@ pub(super) const INDEX: &str = "model.safetensors.index.json";
 pub struct Checkpoint {
     path: PathBuf,
     files: Vec<MappedFile>,
-    /// The file that each tensor lies in, or why an index names it in vain.
+    /// The file that each tensor lies in, or why the file that an index names for it does not serve.
     tensors: BTreeMap<String, Result<usize, String>>,
     pub(super) scheme: Scheme,
     /// What Ascend's quant_model_description.json says of each weight.
@@ -149,7 +149,7 @@ impl Checkpoint {
         there.map(|(name, _)| name.as_str())
     }
 
-    /// The names below a prefix that ends with a dot, all of them for an empty one; those that an index names in vain too.
+    /// The names below a prefix that ends with a dot, all of them for an empty one, tensors that an index names and no file has among them.
     pub(super) fn names_below<'s>(&'s self, prefix: &'s str) -> impl Iterator<Item = &'s str> {
         let from = self.tensors.range(prefix.to_string()..);
         let names = from.map(|(name, _)| name.as_str());

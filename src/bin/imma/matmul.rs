@@ -10,6 +10,7 @@ use imma::ops::{matmul_float, matmul_true_int8_on, q_matmul_int8_broadcast_on, M
 use imma::quant::ErrorReport;
 use imma::{Backend, Element, Error};
 use ndarray::{ArrayD, ArrayViewD};
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -147,10 +148,10 @@ impl Product<'_> {
         kind: &str,
         widen: impl Fn(T) -> f32,
         widen_product: impl Fn(O) -> f32,
-        product: impl FnOnce() -> imma::Result<ArrayD<O>>,
+        multiply: impl Fn() -> imma::Result<ArrayD<O>>,
     ) -> Result<(), Failure> {
         let start = Instant::now();
-        let product = product()?;
+        let product = multiply()?;
         let seconds = start.elapsed().as_secs_f64();
         let mut reports = Reports::about(&self.args.output);
         npy::write(&self.args.output, product.view())?;
@@ -161,11 +162,10 @@ impl Product<'_> {
             let what = "the comparison with the float product";
             imma::memory::check("matmul", what, floats * 4)?;
             let (a, w) = (a.mapv(&widen), w.mapv(&widen));
-            reports.line(compare(
-                a.view(),
-                w.view(),
-                product.mapv(widen_product).view(),
-            )?);
+            let widened = product.mapv(widen_product);
+            drop(product);
+            let int8 = Best::of(seconds, || multiply().map(drop))?;
+            reports.line(compare(a.view(), w.view(), widened.view(), &int8)?);
         }
         Ok(())
     }
@@ -185,17 +185,54 @@ impl Product<'_> {
     }
 }
 
+/// Calls that are enough to be warm.
+const MOST_CALLS: usize = 50;
+
+/// The fastest of several calls.
+struct Best {
+    seconds: f64,
+    calls: usize,
+}
+
+impl Best {
+    /// Repeats what took `first` seconds for a tenth of a second at most, or not at all when once is long enough to tell.
+    fn of(first: f64, mut run: impl FnMut() -> imma::Result<()>) -> Result<Self, Failure> {
+        let mut best = Best {
+            seconds: first,
+            calls: 1,
+        };
+        let start = Instant::now();
+        while first < 1.0 && best.calls < MOST_CALLS && start.elapsed().as_secs_f64() < 0.1 {
+            let call = Instant::now();
+            run()?;
+            best.seconds = best.seconds.min(call.elapsed().as_secs_f64());
+            best.calls += 1;
+        }
+        Ok(best)
+    }
+}
+
+impl fmt::Display for Best {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ms, calls) = (self.seconds * 1e3, self.calls);
+        write!(f, "{ms:.3} ms, the best of {calls}")
+    }
+}
+
 fn compare(
     a: ArrayViewD<'_, f32>,
     w: ArrayViewD<'_, f32>,
     product: ArrayViewD<'_, f32>,
+    int8: &Best,
 ) -> Result<String, Failure> {
     let start = Instant::now();
-    let want = matmul_float(a, w)?;
-    let seconds = start.elapsed().as_secs_f64();
+    let want = matmul_float(a.view(), w.view())?;
+    let first = start.elapsed().as_secs_f64();
     let error = ErrorReport::between(want.view(), product)?;
+    drop(want);
+    let float = Best::of(first, || matmul_float(a.view(), w.view()).map(drop))?;
+    let times = float.seconds / int8.seconds.max(1e-9);
     Ok(format!(
-        "error against the float product ({:.3} ms): {error}",
-        seconds * 1e3
+        "in all {int8}; the float32 product {float}: {times:.2} times as long\nerror against the float product: {error}"
     ))
 }

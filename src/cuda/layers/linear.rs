@@ -226,7 +226,7 @@ impl DeviceLinear {
     }
 }
 
-/// A plan's problem in words, for whoever confused two.
+/// A plan's problem in words, for errors.
 fn described(plan: &Plan) -> String {
     let problem = plan.problem();
     let (n, k) = (problem.n, problem.k);

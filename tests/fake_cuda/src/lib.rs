@@ -8,7 +8,7 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `IMMA_FAKE_DEVICE` | `sm_80`, `sm_90` (default), or `none` for a machine without a device |
-//! | `IMMA_FAKE_DEVICES` | how many of them, 1 unless said: contexts of their own, what lies in memory in common |
+//! | `IMMA_FAKE_DEVICES` | how many of them, 1 by default: contexts of their own, what lies in memory in common |
 //! | `IMMA_FAKE_MEMORY` | device memory in bytes |
 //! | `IMMA_FAKE_SEED` | seed of the schedules, decimal |
 //! | `IMMA_FAKE_DRIVER_VERSION` | the version that the driver claims, such as 12040 |
