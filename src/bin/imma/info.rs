@@ -82,7 +82,10 @@ fn device(properties: &imma::cuda::Properties) -> Vec<String> {
             _ => ", by mma.sync".to_string(),
         };
         let tops = peak * 1e-12;
-        lines.push(format!("int8          {tops:.0} TOPS by the datasheet{by}"));
+        let clock = properties.clock;
+        lines.push(format!(
+            "int8          {tops:.0} TOPS by the datasheet{by} (its rate a clock, at the highest clock, {clock} MHz)"
+        ));
     }
     lines
 }
