@@ -2,8 +2,8 @@
 
 use super::error::{shortened, CheckpointError};
 use super::file::RawTensor;
-use super::source::read_json;
-use super::{journal, python_json, Checkpoint};
+use super::source::{read_json, value_of};
+use super::{journal, Checkpoint};
 use safetensors::Dtype;
 use serde_json::Value;
 use std::path::Path;
@@ -96,9 +96,7 @@ impl FloatModel {
             });
         }
         let text = read_json(&path)?;
-        let config = python_json::parse(&text).map_err(|e| {
-            CheckpointError::file(&path, format!("no JSON ({e})"), "a model's config.json")
-        })?;
+        let config = value_of(&path, &text)?;
         if !config.is_object() {
             let found = "JSON that is not an object";
             return Err(CheckpointError::file(&path, found, "a model's config.json"));

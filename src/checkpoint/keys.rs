@@ -4,6 +4,9 @@ use super::error::shortened;
 use super::scheme::Refusal;
 use serde_json::Value;
 
+/// The head of a quantisation config, in messages: [`OpenOptions`](super::OpenOptions) leaves out keys that stand there.
+pub(super) const HEAD: &str = "quantization_config";
+
 /// A JSON value in a message.
 pub(super) fn show(value: &Value) -> String {
     shortened(&value.to_string())
@@ -24,10 +27,17 @@ pub(super) fn refuse_unknown(what: &str, of: &Value, known: &[&str]) -> Result<(
     let mut keys = of.as_object().into_iter().flatten();
     match keys.find(|(key, value)| !known.contains(&key.as_str()) && !says_nothing(value)) {
         None => Ok(()),
-        Some((key, value)) => Err((
-            format!("{what}.{} {}", shortened(key), show(value)),
-            "keys that are known (OpenOptions::ignore_keys, or --ignore, leaves one out)".into(),
-        )),
+        Some((key, value)) => {
+            // What stands deeper goes with its key at the head alone.
+            let leave = match what {
+                HEAD => " (OpenOptions::ignore_keys, or --ignore, leaves one out)",
+                _ => "",
+            };
+            Err((
+                format!("{what}.{} {}", shortened(key), show(value)),
+                format!("keys that are known: {}{leave}", known.join(", ")),
+            ))
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::error::{shortened, CheckpointError};
 use super::group::Group;
-use super::keys::{find, refuse_unknown, show};
+use super::keys::{find, refuse_unknown, show, HEAD};
 use super::names::NamePattern;
 use super::online::OnlineTransforms;
 use serde_json::Value;
@@ -98,12 +98,8 @@ impl Scheme {
                 "bitsandbytes with 4 bits".into(),
                 "bitsandbytes with 8 bits".into(),
             )),
-            Some("bitsandbytes") => {
-                let ignore = patterns(config.get("llm_int8_skip_modules"), "a skip list")?;
-                Ok(Scheme::BitsAndBytes { ignore })
-            }
-            // As older versions of it wrote.
-            None if is("load_in_8bit") => {
+            // Older versions of it did not write the method.
+            _ if method == Some("bitsandbytes") || method.is_none() && is("load_in_8bit") => {
                 let ignore = patterns(config.get("llm_int8_skip_modules"), "a skip list")?;
                 Ok(Scheme::BitsAndBytes { ignore })
             }
@@ -115,7 +111,7 @@ impl Scheme {
                     "ignore",
                     "packed_modules_mapping",
                 ];
-                let known = refuse_unknown("quantization_config", config, &keys);
+                let known = refuse_unknown(HEAD, config, &keys);
                 Ok(Scheme::Tensors(known.and(dynamic(config))))
             }
             Some("blockwise_int8") => Self::blocks(config),
@@ -139,7 +135,7 @@ impl Scheme {
             "ignored_layers",
             "modules_to_not_convert",
         ];
-        if let Err(refusal) = refuse_unknown("quantization_config", config, &keys) {
+        if let Err(refusal) = refuse_unknown(HEAD, config, &keys) {
             return Ok(Scheme::Tensors(Err(refusal)));
         }
         if let Err(refusal) = dynamic(config) {
@@ -222,7 +218,7 @@ impl CompressedTensors {
         ))?;
         let format = config.get("format").unwrap_or(&Value::Null);
         let group = |(name, group): (&String, &Value)| Group::of(name, group, format);
-        let keys = refuse_unknown("quantization_config", config, &KEYS);
+        let keys = refuse_unknown(HEAD, config, &KEYS);
         Ok(CompressedTensors {
             groups: groups.iter().map(group).collect::<Result<_, _>>()?,
             ignore,

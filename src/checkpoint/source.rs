@@ -117,7 +117,7 @@ impl Checkpoint {
         let (config, scheme) = scheme_of(folder, &options.keys)?;
         let description = folder.join("quant_model_description.json");
         let description = match description.is_file() {
-            true => object(&description)?,
+            true => Some(object(&description)?),
             false => None,
         };
         let (files, mut tensors) = if file.extension().is_some_and(|e| e == "json") {
@@ -266,7 +266,8 @@ fn scheme_of(folder: &Path, ignore: &[String]) -> Result<(PathBuf, Scheme), Chec
     if !matches!(said, Scheme::Plain) || !other.is_file() {
         return Ok((config, said));
     }
-    let mut quantization = read_value(&other)?["quantization"].take();
+    let quantization = object(&other)?.remove("quantization");
+    let mut quantization = quantization.unwrap_or(Value::Null);
     if quantization.is_object() {
         quantization["quant_method"] = "modelopt".into();
     }
@@ -275,10 +276,10 @@ fn scheme_of(folder: &Path, ignore: &[String]) -> Result<(PathBuf, Scheme), Chec
     Ok((other, said))
 }
 
-/// A JSON file that is an object, where it is one.
-fn object(path: &Path) -> Result<Option<serde_json::Map<String, Value>>, CheckpointError> {
+/// A JSON file that is an object.
+fn object(path: &Path) -> Result<serde_json::Map<String, Value>, CheckpointError> {
     match read_value(path)? {
-        Value::Object(map) => Ok(Some(map)),
+        Value::Object(map) => Ok(map),
         _ => Err(CheckpointError::file(
             path,
             "no JSON object",
@@ -288,9 +289,17 @@ fn object(path: &Path) -> Result<Option<serde_json::Map<String, Value>>, Checkpo
 }
 
 /// A JSON file as Python writes it.
-pub(super) fn read_value(path: &Path) -> Result<Value, CheckpointError> {
-    python_json::parse(&read_json(path)?)
-        .map_err(|e| CheckpointError::file(path, format!("no JSON ({e})"), "a model's config.json"))
+fn read_value(path: &Path) -> Result<Value, CheckpointError> {
+    value_of(path, &read_json(path)?)
+}
+
+/// The value of such a file's text.
+pub(super) fn value_of(path: &Path, text: &str) -> Result<Value, CheckpointError> {
+    python_json::parse(text).map_err(|e| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let expected = format!("a model's {name}");
+        CheckpointError::file(path, format!("no JSON ({e})"), expected)
+    })
 }
 
 /// Whether a file's name is one of weights in any format.

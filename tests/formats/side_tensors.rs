@@ -296,6 +296,36 @@ fn modelopts_multiplier_of_the_inputs_is_applied() {
     refused(&folder, "up", &["hf_quant_config.json", "quant_algo NVFP4"]);
 }
 
+/// Files beside the weights that are JSON, but not what they should be, and that are none.
+#[test]
+fn files_beside_the_weights_that_are_no_objects_are_refused_by_name() {
+    let (q, scales) = quantised(&noise((N, K), 61));
+    let tensors = Tensors::default()
+        .i8("up.weight", &q)
+        .f32("up.weight_scale", &[N, 1], scales);
+    for name in ["hf_quant_config.json", "quant_model_description.json"] {
+        let folder = tensors.folder(None);
+        for (text, found) in [
+            ("[]", "no JSON object"),
+            ("3", "no JSON object"),
+            ("\"x\"", "no JSON object"),
+            ("{", "no JSON ("),
+        ] {
+            std::fs::write(folder.0.join(name), text).unwrap();
+            refused(&folder, "up", &[name, found]);
+        }
+        std::fs::write(folder.0.join(name), "{").unwrap();
+        refused(&folder, "up", &[&format!("a model's {name}")]);
+        for text in ["{}", "{\"quantization\": null}"] {
+            std::fs::write(folder.0.join(name), text).unwrap();
+            assert!(
+                Int8Linear::from_checkpoint(&folder.0, "up").is_ok(),
+                "{text}"
+            );
+        }
+    }
+}
+
 #[test]
 fn ascends_static_form_is_applied() {
     let (w, x) = (
@@ -485,6 +515,14 @@ fn compressed_tensors_rotation_of_the_inputs_is_applied() {
                 &["config.json: up:", part],
             );
         }
+        // A key that stands deep can't be left out by itself, and nothing says so.
+        let folder = plain(&rotated).folder(Some(&says(&|g| g["rotate_by"] = 48.into())));
+        let error = Int8Linear::from_checkpoint(&folder.0, "up").unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.contains("known: type, apply") && !message.contains("ignore_keys"),
+            "{message}"
+        );
         // Other layers' transforms, and those of an attention, are theirs.
         let others = says(&|g| {
             g["apply"] = json!([place("weight_output", false), place("q_attn", false),
