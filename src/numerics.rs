@@ -158,16 +158,16 @@ pub(crate) fn quantize_row(row: &[f32], out: &mut [i8], mut each: impl FnMut()) 
 /// assert_eq!(sum_of_squares(&[4096.0, 0.0, 1.0, 1.0]), 16_777_218.0);
 /// ```
 pub fn sum_of_squares(x: &[f32]) -> f32 {
-    const KERNEL: usize = 64;
-    if x.len() > KERNEL {
+    const LEAF: usize = 64;
+    if x.len() > LEAF {
         let (low, high) = x.split_at(x.len().next_power_of_two() / 2);
         return sum_of_squares(low) + sum_of_squares(high);
     }
-    let mut sums = [0f32; KERNEL];
+    let mut sums = [0f32; LEAF];
     for (sum, x) in sums.iter_mut().zip(x) {
         *sum = x * x;
     }
-    let mut width = KERNEL / 2;
+    let mut width = LEAF / 2;
     while width > 0 {
         for i in 0..width {
             sums[i] = sums[2 * i] + sums[2 * i + 1];

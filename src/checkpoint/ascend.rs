@@ -65,7 +65,7 @@ pub(super) fn read(
             return Err(tensors.wrong("deq_scale", found, expected));
         }
         let sum: i64 = row.iter().map(|w| i64::from(*w)).sum();
-        let rest = i64::from(corrections[j]) + i64::from(offset) * sum;
+        let rest = corrections[j] + i64::from(offset) * sum;
         made.scales.push(scale as f32);
         made.bias.push((rest as f64 * deq) as f32);
     }
@@ -92,11 +92,8 @@ fn dequantising(tensors: &LayerTensors<'_>, n: usize) -> Result<Option<Vec<f32>>
     };
     let scales = match raw.dtype {
         Dtype::I64 => {
-            let bits = raw.bytes.as_chunks::<8>().0.iter();
-            Some(
-                bits.map(|b| f32::from_bits(i64::from_le_bytes(*b) as u32))
-                    .collect(),
-            )
+            let float = |bits: i64| f32::from_bits(bits as u32);
+            raw.whole().map(|all| all.into_iter().map(float).collect())
         }
         _ => raw.floats(),
     };
@@ -113,11 +110,9 @@ fn dequantising(tensors: &LayerTensors<'_>, n: usize) -> Result<Option<Vec<f32>>
 }
 
 /// The int32 bias.
-fn corrections(tensors: &LayerTensors<'_>, n: usize) -> Result<Vec<i32>, CheckpointError> {
+fn corrections(tensors: &LayerTensors<'_>, n: usize) -> Result<Vec<i64>, CheckpointError> {
     let raw = tensors.require("quant_bias")?;
-    if raw.dtype == Dtype::I32 && raw.shape == [n] {
-        let bytes = raw.bytes.as_chunks::<4>().0.iter();
-        return Ok(bytes.map(|b| i32::from_le_bytes(*b)).collect());
-    }
-    Err(tensors.wrong("quant_bias", raw.describe(), format!("I32 [{n}]")))
+    let fits = raw.dtype == Dtype::I32 && raw.shape == [n];
+    let found = raw.whole().filter(|_| fits);
+    found.ok_or_else(|| tensors.wrong("quant_bias", raw.describe(), format!("I32 [{n}]")))
 }

@@ -143,6 +143,19 @@ impl RawTensor<'_> {
         Some(out)
     }
 
+    /// All elements of an int32 or int64 tensor.
+    pub fn whole(&self) -> Option<Vec<i64>> {
+        let (four, eight) = (self.bytes.as_chunks().0, self.bytes.as_chunks().0);
+        match self.dtype {
+            Dtype::I32 => {
+                let numbers = four.iter().map(|b| i64::from(i32::from_le_bytes(*b)));
+                Some(numbers.collect())
+            }
+            Dtype::I64 => Some(eight.iter().map(|b| i64::from_le_bytes(*b)).collect()),
+            _ => None,
+        }
+    }
+
     /// All elements of an int8 tensor.
     pub fn integers(&self) -> Option<Vec<i8>> {
         let int8 = self.dtype == Dtype::I8;

@@ -73,8 +73,19 @@ impl LayerTensors<'_> {
         let scales = raw.floats().filter(|_| raw.shape == shape);
         let scales = scales.and_then(|s| Array2::from_shape_vec(shape, s).ok());
         let scales = scales.ok_or_else(|| self.wrong(part, raw.describe(), expected))?;
-        match scales.iter().find(|s| !(s.is_finite() && **s >= 0.0)) {
-            None => Ok(scales),
+        self.not_negative(part, &scales)?;
+        Ok(scales)
+    }
+
+    /// Refuses scales that are negative or not finite.
+    fn not_negative<'s>(
+        &self,
+        part: &str,
+        scales: impl IntoIterator<Item = &'s f32>,
+    ) -> Result<(), CheckpointError> {
+        let mut scales = scales.into_iter();
+        match scales.find(|s| !(s.is_finite() && **s >= 0.0)) {
+            None => Ok(()),
             Some(bad) => Err(self.wrong(part, bad.to_string(), "finite numbers, none below zero")),
         }
     }
@@ -117,9 +128,7 @@ impl LayerTensors<'_> {
                 let expected = format!("floats, [{n}, 1], [{n}] or one");
                 self.wrong(part, raw.describe(), expected)
             })?;
-        if let Some(bad) = scales.iter().find(|s| !(s.is_finite() && **s >= 0.0)) {
-            return Err(self.wrong(part, bad.to_string(), "finite numbers, none below zero"));
-        }
+        self.not_negative(part, &scales)?;
         Ok(match scales.as_slice() {
             [one] => vec![*one; n],
             _ => scales,

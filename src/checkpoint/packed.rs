@@ -26,19 +26,8 @@ pub(super) fn weight(tensors: &LayerTensors<'_>) -> Result<Array2<i8>, Checkpoin
 fn shape(tensors: &LayerTensors<'_>) -> Result<[usize; 2], CheckpointError> {
     let part = "weight_shape";
     let raw = tensors.require(part)?;
-    let sides: Vec<i64> = match raw.dtype {
-        Dtype::I64 => {
-            let sides = raw.bytes.as_chunks::<8>().0.iter();
-            sides.map(|b| i64::from_le_bytes(*b)).collect()
-        }
-        Dtype::I32 => {
-            let sides = raw.bytes.as_chunks::<4>().0.iter();
-            sides.map(|b| i64::from(i32::from_le_bytes(*b))).collect()
-        }
-        _ => Vec::new(),
-    };
-    match sides.as_slice() {
-        [n, k] if *n > 0 && *k > 0 => Ok([*n as usize, *k as usize]),
+    match raw.whole().as_deref() {
+        Some([n, k]) if *n > 0 && *k > 0 => Ok([*n as usize, *k as usize]),
         _ => Err(tensors.wrong(part, raw.describe(), "I64 [2], both above zero")),
     }
 }

@@ -54,7 +54,7 @@ fn choose(all: impl IntoIterator<Item = Description>) -> Option<Caches> {
     })
 }
 
-/// `cpuid` kernel 4 (Intel) or 0x8000001D (AMD): the same registers.
+/// `cpuid` leaf 4 (Intel) or 0x8000001D (AMD): the same registers.
 ///
 /// ```text
 ///   eax  4..0 kind (0 none, 1 data, 2 instructions, 3 both)   7..5 level   25..14 threads that share it, minus 1
@@ -67,10 +67,10 @@ fn from_cpuid() -> Option<Caches> {
     use core::arch::x86_64::{__cpuid, __cpuid_count};
     // SAFETY: x86-64 has the instruction.
     let (highest, extended) = unsafe { (__cpuid(0).eax, __cpuid(0x8000_0000).eax) };
-    let read = |kernel: u32| {
+    let read = |leaf: u32| {
         let each = (0..8).map_while(move |index| {
-            // SAFETY: the kernel exists (below).
-            let r = unsafe { __cpuid_count(kernel, index) };
+            // SAFETY: the leaf exists (below).
+            let r = unsafe { __cpuid_count(leaf, index) };
             (r.eax & 31 != 0).then_some(r)
         });
         let data = each.filter(|r| r.eax & 31 != 2);

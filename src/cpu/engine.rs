@@ -7,7 +7,7 @@ use super::kernel::{Kernel, Layout, Trailing, ACC};
 use super::lhs::{LhsBlock, LhsPanel};
 use super::peak;
 use super::store::{finish_tile, OutMatrix, Output};
-use crate::epilogue::Resolved;
+use crate::epilogue::{Resolved, Tile};
 
 /// Where the tiles of a block belong.
 #[derive(Clone, Copy)]
@@ -142,23 +142,21 @@ pub(super) unsafe fn one_by_one<L: Kernel, O: Output>(
             let acc = &mut tiles[turn][..panel.m * nr];
             turn ^= 1;
             sums(p, &panel, acc, trailing);
-            let row = row0 + panel.row;
-            let from = finish_tile(
-                kernel,
-                nr,
-                resolved,
-                &panel,
-                row,
+            let tile = Tile {
+                row: row0 + panel.row,
                 col,
-                width,
-                acc,
-                &mut finished,
-            );
+                rows: panel.m,
+                cols: width,
+                nr,
+                scales: panel.scales,
+                zero_points: panel.zero_points,
+            };
+            let from = finish_tile(kernel, resolved, &tile, acc, &mut finished);
             // SAFETY: these sums and `finished` are next written after the tile that copies them, and the elements
             // lie in the rows and columns that the caller vouches for.
             trailing = unsafe {
                 let cols = (resolved.halved(col), resolved.halved(width));
-                out.trailing(from, nr, (row, panel.m), cols)
+                out.trailing(from, nr, (tile.row, tile.rows), cols)
             };
         }
     }

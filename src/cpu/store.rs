@@ -1,7 +1,6 @@
 //! The output: finished tiles, written by many threads into one matrix.
 
 use super::kernel::{Kernel, Trailing, ACC};
-use super::lhs::LhsPanel;
 use crate::element::Element;
 use crate::epilogue::{Resolved, Tile};
 use crate::numerics;
@@ -203,30 +202,15 @@ impl<'a, O: Output> OutMatrix<'a, O> {
     }
 }
 
-/// Finishes a tile: rows from `row0` on of the output for the panel's rows, columns `col..col + cols` of the product.
-/// Where its rows then start, NR elements apart: in `finished`, or in `acc`.
-#[allow(clippy::too_many_arguments)]
+/// Finishes a tile; where its rows then start, NR elements apart: in `finished`, or in `acc`.
 pub(crate) fn finish_tile<L: Kernel, O: Output>(
     kernel: L,
-    nr: usize,
     epilogue: &Resolved<'_>,
-    panel: &LhsPanel<'_>,
-    row0: usize,
-    col: usize,
-    cols: usize,
+    tile: &Tile<'_>,
     acc: &mut [i32],
     finished: &mut [O; ACC],
 ) -> *const O {
-    let tile = Tile {
-        row: row0,
-        col,
-        rows: panel.m,
-        cols,
-        nr,
-        scales: panel.scales,
-        zero_points: panel.zero_points,
-    };
-    O::finish(kernel, epilogue, &tile, acc, finished);
+    O::finish(kernel, epilogue, tile, acc, finished);
     if O::IN_PLACE {
         acc.as_ptr().cast()
     } else {

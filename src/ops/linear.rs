@@ -428,7 +428,7 @@ impl Int8Linear {
     fn product<I: Element, T: Element>(
         &self,
         x: ArrayView2<'_, I>,
-        mut out: ArrayViewMut2<'_, T>,
+        out: ArrayViewMut2<'_, T>,
     ) -> Result<()> {
         let widened = (!self.repeated.is_empty()).then(|| {
             let again = x.select(Axis(1), &self.repeated);
@@ -444,8 +444,7 @@ impl Int8Linear {
             ..Epilogue::to(Output::of::<T>())
         };
         let gemm = Gemm::new(lhs, &self.weights, epilogue)?;
-        self.backend.gemm(&gemm, T::tag_mut(out.view_mut()))?;
-        Ok(())
+        self.backend.gemm(&gemm, T::tag_mut(out))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::device::DeviceArgs;
 use crate::say::{self, Reports};
+use crate::timing::Best;
 use crate::Failure;
 use clap::ValueEnum;
 use half::{bf16, f16};
@@ -10,7 +11,6 @@ use imma::ops::{matmul_float, matmul_true_int8_on, q_matmul_int8_broadcast_on, M
 use imma::quant::ErrorReport;
 use imma::{Backend, Element, Error};
 use ndarray::{ArrayD, ArrayViewD};
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -182,40 +182,6 @@ impl Product<'_> {
             operations / seconds * 1e-9,
             self.args.output.display()
         )
-    }
-}
-
-/// Calls that are enough to be warm.
-const MOST_CALLS: usize = 50;
-
-/// The fastest of several calls.
-struct Best {
-    seconds: f64,
-    calls: usize,
-}
-
-impl Best {
-    /// Repeats what took `first` seconds for a tenth of a second at most, or not at all when once is long enough to tell.
-    fn of(first: f64, mut run: impl FnMut() -> imma::Result<()>) -> Result<Self, Failure> {
-        let mut best = Best {
-            seconds: first,
-            calls: 1,
-        };
-        let start = Instant::now();
-        while first < 1.0 && best.calls < MOST_CALLS && start.elapsed().as_secs_f64() < 0.1 {
-            let call = Instant::now();
-            run()?;
-            best.seconds = best.seconds.min(call.elapsed().as_secs_f64());
-            best.calls += 1;
-        }
-        Ok(best)
-    }
-}
-
-impl fmt::Display for Best {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (ms, calls) = (self.seconds * 1e3, self.calls);
-        write!(f, "{ms:.3} ms, the best of {calls}")
     }
 }
 

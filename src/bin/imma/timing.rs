@@ -1,5 +1,6 @@
-//! Medians of repeated runs.
+//! Medians of repeated runs, and the fastest of a few.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 /// The times of one operation.
@@ -35,4 +36,39 @@ pub fn measure<E>(seconds: f64, mut run: impl FnMut() -> Result<(), E>) -> Resul
         min: samples[0],
         samples: samples.len(),
     })
+}
+
+/// Calls that are enough to be warm.
+const MOST_CALLS: usize = 50;
+
+/// The fastest of several calls.
+pub struct Best {
+    /// What it took.
+    pub seconds: f64,
+    calls: usize,
+}
+
+impl Best {
+    /// Repeats what took `first` seconds for a tenth of a second at most, or not at all when once is long enough to tell.
+    pub fn of<E>(first: f64, mut run: impl FnMut() -> Result<(), E>) -> Result<Self, E> {
+        let mut best = Best {
+            seconds: first,
+            calls: 1,
+        };
+        let start = Instant::now();
+        while first < 1.0 && best.calls < MOST_CALLS && start.elapsed().as_secs_f64() < 0.1 {
+            let call = Instant::now();
+            run()?;
+            best.seconds = best.seconds.min(call.elapsed().as_secs_f64());
+            best.calls += 1;
+        }
+        Ok(best)
+    }
+}
+
+impl fmt::Display for Best {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ms, calls) = (self.seconds * 1e3, self.calls);
+        write!(f, "{ms:.3} ms, the best of {calls}")
+    }
 }

@@ -16,7 +16,7 @@ use crate::cpu::engine::Place;
 use crate::cpu::kernel::{Kernel, Trailing, ACC};
 use crate::cpu::lhs::{LhsBlock, LhsPanel};
 use crate::cpu::prefetch;
-use crate::cpu::store::Output;
+use crate::cpu::store::{finish_tile, Output};
 use crate::epilogue::Tile;
 use std::cell::RefCell;
 use std::time::Instant;
@@ -542,12 +542,7 @@ impl<T: Tiles, O: Output> State<'_, '_, T, O> {
         let start = part / 2 * HALF + first * WIDTH;
         let acc = &mut self.sums.0[set.turn][start..][..rows * WIDTH];
         let finished = &mut self.finished;
-        O::finish(self.kernel, resolved, &tile, acc, finished);
-        let from = if O::IN_PLACE {
-            acc.as_ptr().cast()
-        } else {
-            finished.as_ptr()
-        };
+        let from = finish_tile(self.kernel, resolved, &tile, acc, finished);
         let to = self.to(half, first, rows, from);
         self.kernel.vectorize(
             #[inline(always)]

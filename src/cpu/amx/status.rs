@@ -62,7 +62,7 @@ mod x86 {
         if highest < 7 {
             return AmxStatus::Absent;
         }
-        // SAFETY: as above; kernel 7 exists.
+        // SAFETY: as above; leaf 7 exists.
         let seventh = unsafe { __cpuid_count(7, 0).edx };
         if !(bit(seventh, 24) && bit(seventh, 25)) {
             return AmxStatus::Absent;

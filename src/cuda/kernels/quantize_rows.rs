@@ -69,14 +69,14 @@ pub fn quantize_rows<T: DeviceElement>(
     scales: &mut impl DevicePtrMut<f32>,
     rounding: Rounding,
 ) -> Result<()> {
-    let mut held = Held::new(device, stream)?;
-    let place = Place {
-        scales: held.write_vector("scales", scales, input.rows)?,
-        zero_points: None,
-        output: held.write("output", output)?,
-    };
-    let input = held.read::<T>("input", &input)?;
-    enqueue(&held, T::DTYPE, input, place, Constants::Own(rounding))
+    to_scales(
+        device,
+        stream,
+        input,
+        output,
+        scales,
+        Constants::Own(rounding),
+    )
 }
 
 /// Quantises each row with its own scale and zero point.
@@ -121,8 +121,9 @@ pub fn quantize_rows_asymmetric<T: DeviceElement>(
 /// scales[r]    = scale, or NaN for a row with NaN or infinity
 /// ```
 ///
-/// What a product by [`ActivationQuant::Static`](crate::gemm::ActivationQuant::Static) starts with. Shapes, padding and
-/// reads are those of [`quantize_rows`]; [`quantize_static`](super::quantize_static()) writes no scales and looks at nothing.
+/// What a product by [`ActivationQuant::Static`](crate::gemm::ActivationQuant::Static) starts with. Shapes and padding are
+/// those of [`quantize_rows`], and a row of any length is read once; [`quantize_static`](super::quantize_static()) writes no
+/// scales and looks at nothing.
 ///
 /// # Errors
 /// [`Error::Value`] for a scale that is not above zero with a finite inverse and for a zero point outside -128..=127;
@@ -137,6 +138,22 @@ pub fn quantize_rows_given<T: DeviceElement>(
     zero_point: Option<i32>,
 ) -> Result<()> {
     check_given(scale, zero_point.unwrap_or(0))?;
+    let constants = match zero_point {
+        None => Constants::Given(scale),
+        Some(zero_point) => Constants::GivenAsymmetric(scale, zero_point),
+    };
+    to_scales(device, stream, input, output, scales, constants)
+}
+
+/// Rows with a scale each, and no zero points.
+fn to_scales<T: DeviceElement>(
+    device: &Device,
+    stream: &CudaStream,
+    input: Matrix<&impl DevicePtr<T>>,
+    output: Matrix<&mut impl DevicePtrMut<i8>>,
+    scales: &mut impl DevicePtrMut<f32>,
+    constants: Constants,
+) -> Result<()> {
     let mut held = Held::new(device, stream)?;
     let place = Place {
         scales: held.write_vector("scales", scales, input.rows)?,
@@ -144,10 +161,6 @@ pub fn quantize_rows_given<T: DeviceElement>(
         output: held.write("output", output)?,
     };
     let input = held.read::<T>("input", &input)?;
-    let constants = match zero_point {
-        None => Constants::Given(scale),
-        Some(zero_point) => Constants::GivenAsymmetric(scale, zero_point),
-    };
     enqueue(&held, T::DTYPE, input, place, constants)
 }
 

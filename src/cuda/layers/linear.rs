@@ -8,6 +8,7 @@ use crate::cuda::runtime::{
 };
 use crate::element::DType;
 use crate::error::{Error, Result};
+use crate::gemm::groupwise::check_finite;
 use crate::gemm::ActivationQuant;
 use cudarc::driver::{CudaSlice, CudaStream, CudaView, DevicePtr, DevicePtrMut};
 use std::sync::Arc;
@@ -70,13 +71,7 @@ impl DeviceLinear {
         order: WeightOrder,
         scales: &[f32],
     ) -> Result<Self> {
-        if let Some(bad) = scales.iter().find(|s| !s.is_finite()) {
-            return Err(Error::Value {
-                what: "a weight scale",
-                found: bad.to_string(),
-                expected: "a finite number".into(),
-            });
-        }
+        check_finite(scales)?;
         let weights = DeviceWeights::pack_int8(device, stream, weight, order, Some(scales))?;
         Ok(Self::new(device, weights))
     }

@@ -4,7 +4,7 @@ use super::cache::{CacheKey, ChoiceCache, Measured};
 use super::candidates::Ours;
 use super::choose::{asked, choose, Choice, Kernels, Reason};
 use super::heuristic::heuristic;
-use super::instance::{Algorithm, Instance};
+use super::instance::Instance;
 use super::job::Job;
 use super::plan::Plan;
 use super::problem::Problem;
@@ -12,7 +12,7 @@ use crate::cuda::runtime::{Device, Sampling};
 use crate::error::{Error, Result};
 use std::sync::{Mutex, PoisonError};
 
-/// Of the tiles of each kernel, the model's favourites: what [`Algorithm::Autotuned`] measures.
+/// Of the tiles of each kernel, the model's favourites: what [`Algorithm::Autotuned`](super::Algorithm::Autotuned) measures.
 const TILES: usize = 6;
 
 /// Samples of a candidate: nine where they are quick.
@@ -68,21 +68,15 @@ impl Known {
 pub(super) fn choice(device: &Device, problem: &Problem) -> Result<Choice> {
     if problem.shape().outputs() == 0 {
         let kernels = Kernels::of(device);
-        let (by, properties) = (Algorithm::Heuristic, device.properties());
-        return Ok(choose(problem, by, properties, kernels));
+        return Ok(choose(problem, device.properties(), kernels));
     }
-    let known = device.attached(Known::default);
-    if let Some(measured) = known.get(device, problem) {
-        return Ok(Choice {
-            instance: measured.instance,
-            reason: Reason::MeasuredEarlier(measured.microseconds),
-        });
-    }
-    let tuning = measure(device, problem, TILES, &mut |_| {})?;
-    known.insert(device, problem, tuning.best);
+    let Tuning { best, all } = known_or_measured(device, problem, TILES, &mut |_| {})?;
     Ok(Choice {
-        instance: tuning.best.instance,
-        reason: Reason::Measured(tuning.best.microseconds, tuning.all.len()),
+        instance: best.instance,
+        reason: match all.len() {
+            0 => Reason::MeasuredEarlier(best.microseconds),
+            of => Reason::Measured(best.microseconds, of),
+        },
     })
 }
 
@@ -111,7 +105,7 @@ pub struct TuningProgress {
 
 /// Measures every candidate for a product - all of our tiles that can serve, with the model's split of K and without, and
 /// all that cuBLASLt offers - and writes the fastest into the [cache](ChoiceCache) that
-/// [`Autotuned`](Algorithm::Autotuned) plans read. What the cache has already is answered at once, so that a tuning that was
+/// [`Autotuned`](super::Algorithm::Autotuned) plans read. What the cache has already is answered at once, so that a tuning that was
 /// stopped goes on.
 ///
 /// Each candidate is timed as [`time_graph`](crate::cuda::time_graph) does it, over operands that are rotated past the L2
@@ -133,12 +127,22 @@ pub fn tune(
             expected: "one with elements".into(),
         });
     }
+    known_or_measured(device, problem, usize::MAX, progress)
+}
+
+/// From the cache where its answer still holds, else measured and written there.
+fn known_or_measured(
+    device: &Device,
+    problem: &Problem,
+    tiles: usize,
+    progress: &mut dyn FnMut(TuningProgress),
+) -> Result<Tuning> {
     let known = device.attached(Known::default);
     if let Some(best) = known.get(device, problem) {
         let all = Vec::new();
         return Ok(Tuning { best, all });
     }
-    let tuning = measure(device, problem, usize::MAX, progress)?;
+    let tuning = measure(device, problem, tiles, progress)?;
     known.insert(device, problem, tuning.best);
     Ok(tuning)
 }

@@ -1,7 +1,7 @@
 //! Who multiplies: a pure function of problem and device, and the reason.
 
 use super::candidates::{Ours, OURS};
-use super::instance::{Algorithm, Instance};
+use super::instance::Instance;
 use super::problem::Problem;
 use crate::cuda::kernels::{cublaslt, igemm_sm90, Candidate, Shape};
 use crate::cuda::runtime::{Device, Properties};
@@ -97,15 +97,7 @@ const SURE: f64 = 0.9;
 /// cuBLASLt is no candidate where ours run on the architecture's own instructions: it reads the same operands, writes sums of
 /// four bytes and has them read by another kernel. Where it is quicker all the same, autotuning finds it. On 10.0 ours are
 /// `mma.sync`, a fraction of what `tcgen05` does: there large products are the library's.
-pub(super) fn choose(
-    problem: &Problem,
-    algorithm: Algorithm,
-    device: &Properties,
-    kernels: Kernels,
-) -> Choice {
-    if let Algorithm::Instance(instance) = algorithm {
-        return asked(instance);
-    }
+pub(super) fn choose(problem: &Problem, device: &Properties, kernels: Kernels) -> Choice {
     let ours = Ours::of(problem, device, kernels.sm90);
     if let Some(instance) = ours.groupwise {
         return Choice {
@@ -160,7 +152,7 @@ mod tests {
         let problem = Problem::floats(m, 8192, 8192, DType::BF16, DType::BF16);
         let sm90 = capability == (9, 0);
         let kernels = Kernels { sm90, library };
-        choose(&problem, Algorithm::Heuristic, &device(capability), kernels)
+        choose(&problem, &device(capability), kernels)
     }
 
     /// Large products are the library's where it alone has the architecture's int8 instructions, and nowhere else.

@@ -1,7 +1,7 @@
 //! A plan from a problem: who multiplies is asked, measured or looked up.
 
 use super::autotune;
-use super::choose::{choose, Kernels};
+use super::choose::asked;
 use super::heuristic::heuristic;
 use super::instance::Algorithm;
 use super::plan::Plan;
@@ -24,15 +24,7 @@ impl Plan {
                 Self::with_choice(device, problem, choice)
             }
             Algorithm::Heuristic => heuristic(device, &problem),
-            Algorithm::Instance(_) => {
-                let choice = choose(
-                    &problem,
-                    algorithm,
-                    device.properties(),
-                    Kernels::of(device),
-                );
-                Self::with_choice(device, problem, choice)
-            }
+            Algorithm::Instance(instance) => Self::with_choice(device, problem, asked(instance)),
         }
     }
 }
