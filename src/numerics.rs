@@ -85,7 +85,7 @@ pub fn quantize(x: f32) -> i8 {
 
 /// Rounds half to even what rounds to -128..=127.
 #[inline(always)]
-fn round(x: f32) -> i8 {
+pub(crate) fn round(x: f32) -> i8 {
     const MAGIC: f32 = 12_582_912.0;
     (x + MAGIC).to_bits() as i8
 }

@@ -80,6 +80,13 @@ impl AlignedBytes {
         unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / 4) }
     }
 
+    /// The bytes as signed ones.
+    pub fn as_mut_signed(&mut self) -> &mut [i8] {
+        let bytes = self.as_mut_slice();
+        // SAFETY: both types are one byte, of any value, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len()) }
+    }
+
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
         match &mut self.memory {
             // SAFETY: as above, and the borrow is exclusive.

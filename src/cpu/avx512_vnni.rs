@@ -28,6 +28,7 @@ impl Kernel for Avx512Vnni {
     const NAME: &'static str = "avx512_vnni";
     const LAYOUT: Layout = LAYOUT;
     const MR: usize = 12;
+    const ASKS_AHEAD: bool = false;
 
     fn new() -> Option<Self> {
         let have = is_x86_feature_detected!("avx512f")

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! No task splits K: a tile's sums stay in registers from the first product to the epilogue (AMX cuts K within a block, where
-//! it is long), and a panel of weights is read from memory once a block. Weights that are used once are packed by the task that reads
+//! it is long, and goes along the rows of the output: `amx/blocking.rs`), and weights are read from memory once a block. Weights that are used once are packed by the task that reads
 //! them when all rows fit one block, so that they stay in its cache.
 
 use super::aligned::AlignedBytes;
@@ -37,6 +37,9 @@ const KEEP_BYTES: usize = 3 << 20;
 
 /// Products below this many multiply-adds stay on the calling thread.
 const SERIAL: usize = 1 << 19;
+
+/// Columns that are packed at a time, at most.
+const RUN_MOST: usize = 1024;
 
 thread_local! {
     static BLOCK: RefCell<LhsBlock> = RefCell::default();
@@ -153,6 +156,20 @@ pub(crate) fn gemm<E: Engine, O: Output>(
     });
 }
 
+/// Columns of a source that are packed at a time: as many as stay in the second level until they are read, packed where
+/// rows are contiguous, which are read from end to end at best; else as floats, which are read twice.
+fn run_columns<E: Engine, T: Source>(source: &ArrayView2<'_, T>) -> usize {
+    let k = source.nrows();
+    let panel = if rhs::row_major(source) {
+        E::LAYOUT.panel_bytes(k)
+    } else {
+        k * E::LAYOUT.nr * size_of::<T>()
+    };
+    let fit = caches().second / 2 / panel.max(1);
+    let panels = fit.next_multiple_of(E::PANELS).max(E::PANELS);
+    (panels * E::LAYOUT.nr).min(RUN_MOST)
+}
+
 /// `out = epilogue(lhs x source)` where all rows fit one block and the weights are used once: each task packs
 /// its own panels. The epilogue has no parts by column but the scales found here.
 pub(crate) fn gemm_once<E: Engine, T: Source, O: Output>(
@@ -179,15 +196,11 @@ pub(crate) fn gemm_once<E: Engine, T: Source, O: Output>(
         let block = &*block;
         by_columns::<E>(threads, workers, n, &|panel0, cols| {
             PANELS.with_borrow_mut(|(bytes, staging)| {
-                // A few panels at a time, so that they are still in L2 when they are read.
-                let run = (256 * 1024 / E::LAYOUT.panel_bytes(k).max(1))
-                    .next_multiple_of(E::PANELS)
-                    .clamp(1, 8)
-                    * E::LAYOUT.nr;
+                let run = run_columns::<E, T>(source);
                 let (first, end) = (panel0 * E::LAYOUT.nr, panel0 * E::LAYOUT.nr + cols);
                 for col0 in (first..end).step_by(run) {
                     let cols = run.min(end - col0);
-                    let (mut multipliers, mut scales) = ([1f32; 8 * 32], [1f32; 8 * 32]);
+                    let (mut multipliers, mut scales) = ([1f32; RUN_MOST], [1f32; RUN_MOST]);
                     let (multipliers, scales) = (&mut multipliers[..cols], &mut scales[..cols]);
                     if scaled {
                         rhs::column_scales(engine.kernel(), source, col0, multipliers, scales);
@@ -238,14 +251,22 @@ pub(crate) fn pack<E: Engine, T: Source>(
     let panel_bytes = E::LAYOUT.panel_bytes(k);
     let mut bytes = AlignedBytes::zeroed(E::LAYOUT.panels(n) * panel_bytes);
     let mut scales = vec![1f32; n];
-    // Four panels a task: whole cache lines a row, and work enough to share.
-    let cols = 4 * E::LAYOUT.nr;
     let workers = if n * k < SERIAL / 8 {
         1
     } else {
         threads.count()
     };
-    let chunk_bytes = (4 * panel_bytes).max(1);
+    // Long pieces of contiguous rows, which are read twice from end to end; of others few columns, which stay near.
+    // Some tasks a worker in any case.
+    let most = if rhs::row_major(source) {
+        RUN_MOST
+    } else {
+        4 * E::LAYOUT.nr
+    };
+    let share = if workers == 1 { n } else { n / (4 * workers) };
+    let panels = (share.min(most) / E::LAYOUT.nr).max(4);
+    let cols = panels * E::LAYOUT.nr;
+    let chunk_bytes = (panels * panel_bytes).max(1);
     let tasks: Vec<_> = if panel_bytes == 0 {
         scales
             .chunks_mut(cols)
@@ -259,7 +280,7 @@ pub(crate) fn pack<E: Engine, T: Source>(
     };
     threads.run_each(workers, tasks, |task, (scales, out)| {
         let col0 = task * cols;
-        let mut multipliers = [1f32; 4 * 32];
+        let mut multipliers = [1f32; RUN_MOST];
         let multipliers = &mut multipliers[..scales.len()];
         if scaled {
             rhs::column_scales(engine.kernel(), source, col0, multipliers, scales);

@@ -64,6 +64,9 @@ pub(crate) trait Kernel: Copy + Send + Sync + 'static {
     const LAYOUT: Layout;
     /// Most rows a tile.
     const MR: usize;
+    /// Whether what is read once is asked for ahead: vectors shorter than a cache line keep too few lines on their way
+    /// by themselves. (Longer ones keep enough, and asking takes the places that lines on their way are noted in.)
+    const ASKS_AHEAD: bool = true;
 
     /// The proof, where this CPU has the instructions.
     fn new() -> Option<Self>;

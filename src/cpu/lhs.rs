@@ -87,24 +87,28 @@ impl LhsBlock {
 
     /// The panels in order.
     pub fn panels(&self) -> impl Iterator<Item = LhsPanel<'_>> {
-        let words = self.words.as_words();
-        self.starts.windows(2).map(move |span| {
-            let (row, m) = (span[0], span[1] - span[0]);
-            // The last of a block of strips takes all that is left.
-            let end = if span[1] == self.rows {
-                words.len()
-            } else {
-                span[1] * self.groups
-            };
-            LhsPanel {
-                row,
-                m,
-                words: &words[row * self.groups..end],
-                init: &self.init[row..row + m],
-                scales: &self.scales[row..row + m],
-                zero_points: &self.zero_points[row..row + m],
-            }
-        })
+        (1..self.starts.len()).map(|p| self.panel(p - 1))
+    }
+
+    /// One of them.
+    #[inline(always)]
+    pub fn panel(&self, index: usize) -> LhsPanel<'_> {
+        let (row, next) = (self.starts[index], self.starts[index + 1]);
+        let (words, rows) = (self.words.as_words(), row..next);
+        // The last of a block of strips takes all that is left.
+        let end = if next == self.rows {
+            words.len()
+        } else {
+            next * self.groups
+        };
+        LhsPanel {
+            row,
+            m: next - row,
+            words: &words[row * self.groups..end],
+            init: &self.init[rows.clone()],
+            scales: &self.scales[rows.clone()],
+            zero_points: &self.zero_points[rows],
+        }
     }
 
     pub fn rows(&self) -> usize {
@@ -206,7 +210,7 @@ impl LhsBlock {
         let staging = &mut self.staging;
         grow(&mut staging.bytes, padded);
         grow(&mut staging.floats, k);
-        let bytes = &mut self.words.as_mut_slice()[first * padded..];
+        let bytes = &mut self.words.as_mut_signed()[first * padded..];
         engine.vectorize(
             #[inline(always)]
             || {
@@ -237,10 +241,8 @@ impl LhsBlock {
                     let strip = &mut bytes[i / STRIP_ROWS * STRIP_ROWS * padded..];
                     let steps = strip.chunks_exact_mut(STRIP_ROWS * STRIP_BYTES);
                     for (step, cut) in steps.zip(row.as_chunks::<STRIP_BYTES>().0) {
-                        let to = &mut step[i % STRIP_ROWS * STRIP_BYTES..][..STRIP_BYTES];
-                        for (to, x) in to.iter_mut().zip(cut) {
-                            *to = *x as u8;
-                        }
+                        let to = step[i % STRIP_ROWS * STRIP_BYTES..].first_chunk_mut();
+                        *to.expect("a row of a strip") = *cut;
                     }
                 }
             },

@@ -41,6 +41,7 @@ mod store;
 mod threads;
 #[cfg(target_arch = "x86_64")]
 mod vnni256;
+mod zip_rows;
 
 pub use amx::AmxStatus;
 pub use select::KernelInfo;

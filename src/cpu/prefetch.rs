@@ -3,26 +3,11 @@
 /// Asks for the cache line of an address, into the first level.
 #[inline(always)]
 pub(crate) fn first_level(at: *const u8) {
-    ask::<true>(at);
-}
-
-/// Asks for the cache line of an address, into the second level.
-#[inline(always)]
-pub(crate) fn second_level(at: *const u8) {
-    ask::<false>(at);
-}
-
-#[inline(always)]
-fn ask<const FIRST: bool>(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, which faults on no address; SSE is part of the architecture.
     unsafe {
-        use core::arch::x86_64::{_mm_prefetch, _MM_HINT_T0, _MM_HINT_T1};
-        if FIRST {
-            _mm_prefetch::<_MM_HINT_T0>(at.cast());
-        } else {
-            _mm_prefetch::<_MM_HINT_T1>(at.cast());
-        }
+        use core::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;

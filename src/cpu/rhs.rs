@@ -13,6 +13,7 @@ use super::interleave;
 use super::kernel::{Kernel, Layout};
 use super::lhs::grow;
 use super::prefetch;
+use super::zip_rows::Panels;
 use crate::element::Element;
 use crate::numerics;
 use ndarray::{s, ArrayView1, ArrayView2};
@@ -21,6 +22,8 @@ use ndarray::{s, ArrayView1, ArrayView2};
 pub(crate) trait Source: Copy + Default + Send + Sync {
     /// The integer of one element.
     fn quantize(self, multiplier: f32) -> i8;
+    /// The same for an element of a column whose elements are all finite: nothing to clip, and no NaN.
+    fn quantize_finite(self, multiplier: f32) -> i8;
     /// The bit pattern of |x| as f32, whose maximum over a column is that of its absmax.
     fn magnitude(self) -> u32;
 }
@@ -28,6 +31,10 @@ pub(crate) trait Source: Copy + Default + Send + Sync {
 impl Source for i8 {
     #[inline(always)]
     fn quantize(self, _: f32) -> i8 {
+        self
+    }
+    #[inline(always)]
+    fn quantize_finite(self, _: f32) -> i8 {
         self
     }
     #[inline(always)]
@@ -42,6 +49,10 @@ macro_rules! float_source {
             #[inline(always)]
             fn quantize(self, multiplier: f32) -> i8 {
                 numerics::quantize(Element::to_f32(self) * multiplier)
+            }
+            #[inline(always)]
+            fn quantize_finite(self, multiplier: f32) -> i8 {
+                numerics::round(Element::to_f32(self) * multiplier)
             }
             #[inline(always)]
             fn magnitude(self) -> u32 {
@@ -76,7 +87,7 @@ pub(crate) fn column_scales<T: Source, L: Kernel>(
                     *s = f32::from_bits(max);
                 }
             } else {
-                by_rows(source, col0, scales);
+                by_rows::<T, L>(source, col0, scales);
             }
             for (s, m) in scales.iter_mut().zip(multipliers) {
                 let bound = numerics::bound(*s);
@@ -86,20 +97,14 @@ pub(crate) fn column_scales<T: Source, L: Kernel>(
     );
 }
 
-/// Rows of a row-major source that go through all panels before the next.
-const STRIP: usize = 64;
-
 /// Rows whose magnitudes are taken together.
 const BLOCK: usize = 8;
 
-/// How far ahead rows are asked for while only their magnitudes are taken.
-const ASK_BYTES: usize = 4096;
-
 /// Magnitudes of columns, row by row: the maximum of each so far and of the source, as bit patterns of floats.
 #[inline(always)]
-fn by_rows<T: Source>(source: &ArrayView2<'_, T>, col0: usize, maxima: &mut [f32]) {
+fn by_rows<T: Source, L: Kernel>(source: &ArrayView2<'_, T>, col0: usize, maxima: &mut [f32]) {
     let (k, n) = (source.nrows(), maxima.len());
-    if source.strides()[1] != 1 {
+    if !row_major(source) {
         for k in 0..k {
             for (j, s) in maxima.iter_mut().enumerate() {
                 *s = f32::from_bits(s.to_bits().max(source[[k, col0 + j]].magnitude()));
@@ -107,17 +112,14 @@ fn by_rows<T: Source>(source: &ArrayView2<'_, T>, col0: usize, maxima: &mut [f32
         }
         return;
     }
-    // Few columns of each row: the next row's lie in another page, and no hardware asks for them by itself.
-    let bytes = n * size_of::<T>();
-    let ahead = (ASK_BYTES / bytes.max(1)).clamp(BLOCK, 64);
     let mut rows: [&[T]; BLOCK] = [&[]; BLOCK];
     for k0 in (0..k).step_by(BLOCK) {
         for (r, row) in rows.iter_mut().enumerate() {
             // A last block repeats its last row.
             *row = &contiguous(source, (k0 + r).min(k - 1))[col0..col0 + n];
-            if k0 + r + ahead < k {
-                let far = ahead as isize * source.strides()[0];
-                prefetch::all(row.as_ptr().wrapping_offset(far).cast(), bytes);
+            if L::ASKS_AHEAD {
+                let far = BLOCK as isize * source.strides()[0];
+                prefetch::all(row.as_ptr().wrapping_offset(far).cast(), size_of_val(*row));
             }
         }
         let (chunks, rest) = maxima.as_chunks_mut::<16>();
@@ -147,9 +149,14 @@ fn by_rows<T: Source>(source: &ArrayView2<'_, T>, col0: usize, maxima: &mut [f32
 
 /// A row of a row-major source.
 #[inline(always)]
-fn contiguous<'a, T>(source: &'a ArrayView2<'_, T>, row: usize) -> &'a [T] {
+pub(crate) fn contiguous<'a, T>(source: &'a ArrayView2<'_, T>, row: usize) -> &'a [T] {
     let row = source.row(row).to_slice();
     row.expect("the rows of a row-major matrix are contiguous")
+}
+
+/// Whether rows are contiguous.
+pub(crate) fn row_major<T>(source: &ArrayView2<'_, T>) -> bool {
+    source.strides()[1] == 1
 }
 
 fn k_major<T>(source: &ArrayView2<'_, T>) -> bool {
@@ -178,12 +185,10 @@ pub(crate) fn pack<T: Source, E: Engine>(
     if panel_bytes == 0 {
         return;
     }
-    let panels = out.len() / panel_bytes;
-    let row_major = source.strides()[1] == 1;
     engine.vectorize(
         #[inline(always)]
         || {
-            if !row_major {
+            if !row_major(source) {
                 for (p, out) in out.chunks_exact_mut(panel_bytes).enumerate() {
                     let first = col0 + p * E::LAYOUT.nr;
                     let cols = E::LAYOUT.nr.min(n - first);
@@ -192,147 +197,20 @@ pub(crate) fn pack<T: Source, E: Engine>(
                 }
                 return;
             }
-            // A strip of rows goes through all panels before the next, so that reads run along rows and each
-            // panel is written in whole cache lines.
-            let mut rows: [&[T]; STRIP] = [&[]; STRIP];
-            for k0 in (0..k).step_by(STRIP) {
-                let strip = STRIP.min(k - k0);
-                for (r, row) in rows[..strip].iter_mut().enumerate() {
-                    *row = contiguous(source, k0 + r);
-                }
-                // The strip after this one, which is asked for on the way; at the end this one again.
-                let more = k0 + 2 * STRIP <= k;
-                let ahead = if more {
-                    STRIP as isize * source.strides()[0]
-                } else {
-                    0
-                };
-                for p in 0..panels {
-                    let first = col0 + p * E::LAYOUT.nr;
-                    let cols = E::LAYOUT.nr.min(n - first);
-                    let multipliers = multipliers.get(p * E::LAYOUT.nr..).unwrap_or(&[]);
-                    let start = p * panel_bytes + k0 * E::LAYOUT.nr;
-                    let len = E::LAYOUT.groups(strip) * E::LAYOUT.nr * E::LAYOUT.kr;
-                    let out = &mut out[start..start + len];
-                    pack_rows(
-                        E::LAYOUT,
-                        &rows[..strip],
-                        ahead,
-                        first,
-                        cols,
-                        multipliers,
-                        out,
-                    );
-                }
-            }
+            let panels = Panels {
+                layout: E::LAYOUT,
+                asks_ahead: E::Kernel::ASKS_AHEAD,
+                source,
+                col0,
+                multipliers,
+            };
+            panels.zip_rows(out);
         },
     );
 }
 
 /// The widest panel of any layout.
 const NR_MAX: usize = 32;
-
-/// Some rows of one panel, from a row-major source: KR rows are zipped into words. Rows `ahead` elements further are asked
-/// for.
-#[inline(always)]
-fn pack_rows<T: Source>(
-    layout: Layout,
-    rows: &[&[T]],
-    ahead: isize,
-    first: usize,
-    cols: usize,
-    multipliers: &[f32],
-    out: &mut [u8],
-) {
-    // Widths as constants, so that the loops over columns become vectors.
-    match layout.nr {
-        32 => pack_rows_of::<T, 32>(layout, rows, ahead, first, cols, multipliers, out),
-        16 => pack_rows_of::<T, 16>(layout, rows, ahead, first, cols, multipliers, out),
-        _ => pack_rows_of::<T, 8>(layout, rows, ahead, first, cols, multipliers, out),
-    }
-}
-
-#[inline(always)]
-fn pack_rows_of<T: Source, const NR: usize>(
-    layout: Layout,
-    rows: &[&[T]],
-    ahead: isize,
-    first: usize,
-    cols: usize,
-    multipliers: &[f32],
-    out: &mut [u8],
-) {
-    assert_eq!(layout.nr, NR);
-    let kr = layout.kr;
-    let flip = if layout.biased { 0x80 } else { 0 };
-    let mut scale = [0f32; NR];
-    let known = multipliers.len().min(cols);
-    scale[..known].copy_from_slice(&multipliers[..known]);
-    let zeros = [T::default(); NR];
-    for (g, out) in out.chunks_exact_mut(NR * kr).enumerate() {
-        // The KR rows of this group; beyond K and beyond the last column, zeros.
-        let group = rows.get(g * kr..).unwrap_or(&[]);
-        let mut edge = [[T::default(); NR]; 4];
-        let mut lines: [&[T; NR]; 4] = [&zeros; 4];
-        for ((line, edge), row) in lines.iter_mut().zip(&mut edge).zip(group).take(kr) {
-            let row = &row[first..];
-            let far = row.as_ptr().wrapping_offset(ahead).cast::<u8>();
-            prefetch::second_level(far);
-            if size_of::<[T; NR]>() > 64 {
-                prefetch::second_level(far.wrapping_add(64));
-            }
-            *line = match row.first_chunk::<NR>() {
-                Some(whole) if cols == NR => whole,
-                _ => {
-                    edge[..cols].copy_from_slice(&row[..cols]);
-                    edge
-                }
-            };
-        }
-        if kr == 4 {
-            let (words, _) = out.as_chunks_mut::<4>();
-            zip4(lines, &scale, flip, words);
-        } else {
-            let (words, _) = out.as_chunks_mut::<2>();
-            zip2([lines[0], lines[1]], &scale, flip, words);
-        }
-    }
-}
-
-/// `words[j]` = the four rows' integers of column `j`, in order.
-#[inline(always)]
-fn zip4<T: Source, const NR: usize>(
-    rows: [&[T; NR]; 4],
-    scale: &[f32; NR],
-    flip: u8,
-    words: &mut [[u8; 4]],
-) {
-    let words: &mut [[u8; 4]; NR] = words.try_into().expect("a group of NR words");
-    let [r0, r1, r2, r3] = rows;
-    let flip = u32::from_ne_bytes([flip; 4]);
-    for j in 0..NR {
-        let q = |row: &[T; NR]| u32::from(row[j].quantize(scale[j]) as u8);
-        let w = q(r0) | (q(r1) << 8) | (q(r2) << 16) | (q(r3) << 24);
-        words[j] = (w ^ flip).to_le_bytes();
-    }
-}
-
-/// `words[j]` = the two rows' integers of column `j`, in order.
-#[inline(always)]
-fn zip2<T: Source, const NR: usize>(
-    rows: [&[T; NR]; 2],
-    scale: &[f32; NR],
-    flip: u8,
-    words: &mut [[u8; 2]],
-) {
-    let words: &mut [[u8; 2]; NR] = words.try_into().expect("a group of NR words");
-    let [r0, r1] = rows;
-    let flip = u16::from_ne_bytes([flip; 2]);
-    for j in 0..NR {
-        let q = |row: &[T; NR]| u16::from(row[j].quantize(scale[j]) as u8);
-        words[j] = ((q(r0) | (q(r1) << 8)) ^ flip).to_le_bytes();
-    }
-}
 
 /// One panel, a column at a time.
 #[inline(always)]
@@ -404,12 +282,23 @@ pub(crate) fn column_sums<E: Engine>(engine: E, k: usize, packed: &[u8], sums: &
         || {
             for (panel, sums) in packed.chunks_exact(panel_bytes).zip(sums.chunks_mut(nr)) {
                 let mut total = [0i32; NR_MAX];
-                for group in panel.chunks_exact(nr * kr) {
-                    for (t, bytes) in total.iter_mut().zip(group.chunks_exact(kr)) {
-                        *t += bytes
-                            .iter()
-                            .map(|b| i32::from((b ^ flip) as i8))
-                            .sum::<i32>();
+                if kr == 4 {
+                    // The bytes of a word by shifts, so that columns are lanes.
+                    let flip = i32::from_ne_bytes([flip; 4]);
+                    for group in panel.chunks_exact(nr * 4) {
+                        for (t, word) in total.iter_mut().zip(group.as_chunks::<4>().0) {
+                            let word = i32::from_le_bytes(*word) ^ flip;
+                            *t += (word << 24 >> 24)
+                                + (word << 16 >> 24)
+                                + (word << 8 >> 24)
+                                + (word >> 24);
+                        }
+                    }
+                } else {
+                    for group in panel.chunks_exact(nr * 2) {
+                        for (t, [low, high]) in total.iter_mut().zip(group.as_chunks::<2>().0) {
+                            *t += i32::from((low ^ flip) as i8) + i32::from((high ^ flip) as i8);
+                        }
                     }
                 }
                 sums.copy_from_slice(&total[..sums.len()]);

@@ -170,6 +170,20 @@ impl<'a, O: Output> OutMatrix<'a, O> {
         }
     }
 
+    /// Where some rows and columns start, and the bytes from a row to the next: for sums that are the output, when these don't
+    /// lie backwards.
+    #[inline(always)]
+    pub fn rows_of_sums(
+        &self,
+        (row, rows): (usize, usize),
+        (col, cols): (usize, usize),
+    ) -> Option<(*mut u8, usize)> {
+        assert!(O::IN_PLACE && row + rows <= self.rows && col + cols <= self.cols);
+        let stride = usize::try_from(self.row_stride).ok()?;
+        let at = self.start.wrapping_add(row * stride + col);
+        Some((at.cast(), stride * size_of::<O>()))
+    }
+
     /// A finished tile that trails: `rows` rows of `cols` elements from `from` on, NR apart, which belong at
     /// (`row`, `col`).
     ///

@@ -8,13 +8,15 @@
 //!
 //! K is padded with zeros to whole steps. The weights' order is that of dot products of four k with 16 columns a panel.
 //!
-//! `tiles` are the instructions, `emulated` the same in plain Rust, `product` the loops over either, `status` says whether
-//! this process may use them. `few` multiplies up to three rows by vectors instead, over the same panels.
+//! `tiles` are the instructions, `emulated` the same in plain Rust, `steps` the sequence of them for a set of sums, `blocking` the
+//! order of sets, `product` puts them together and finishes; `status` says whether this process may use them. `few` multiplies up to three rows by vectors instead, over the same panels.
 
+mod blocking;
 mod emulated;
 mod few;
 mod product;
 mod status;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod tiles;
@@ -83,6 +85,6 @@ impl<T: Tiles + 'static> Engine for OnTiles<T> {
     }
 
     fn rate(self, seconds: f64) -> f64 {
-        product::rate::<T>(self.0, seconds)
+        steps::rate::<T>(self.0, seconds)
     }
 }
