@@ -167,7 +167,7 @@ pub enum FloatView<'a> {
     BF16(ndarray::ArrayView2<'a, bf16>),
 }
 
-impl FloatView<'_> {
+impl<'a> FloatView<'a> {
     /// A view of the same elements with a shorter lifetime.
     pub fn view(&self) -> FloatView<'_> {
         match self {
@@ -178,12 +178,12 @@ impl FloatView<'_> {
     }
 
     /// Rows `first..end`.
-    pub(crate) fn rows(&self, first: usize, end: usize) -> FloatView<'_> {
+    pub(crate) fn rows(&self, first: usize, end: usize) -> FloatView<'a> {
         let rows = ndarray::s![first..end, ..];
         match self {
-            FloatView::F32(v) => FloatView::F32(v.slice(rows)),
-            FloatView::F16(v) => FloatView::F16(v.slice(rows)),
-            FloatView::BF16(v) => FloatView::BF16(v.slice(rows)),
+            FloatView::F32(v) => FloatView::F32(v.slice_move(rows)),
+            FloatView::F16(v) => FloatView::F16(v.slice_move(rows)),
+            FloatView::BF16(v) => FloatView::BF16(v.slice_move(rows)),
         }
     }
 
@@ -242,6 +242,15 @@ impl FloatSlice<'_> {
         self.len() == 0
     }
 
+    /// Some of them.
+    pub(crate) fn range(&self, range: std::ops::Range<usize>) -> Self {
+        match self {
+            FloatSlice::F32(v) => FloatSlice::F32(&v[range]),
+            FloatSlice::F16(v) => FloatSlice::F16(&v[range]),
+            FloatSlice::BF16(v) => FloatSlice::BF16(&v[range]),
+        }
+    }
+
     /// A copy widened to f32.
     pub fn to_f32_vec(&self) -> Vec<f32> {
         match self {
@@ -276,6 +285,22 @@ pub enum OutputMut<'a> {
 }
 
 impl OutputMut<'_> {
+    /// Rows `first..end`, as a place of their own.
+    pub(crate) fn rows(&mut self, first: usize, end: usize) -> OutputMut<'_> {
+        let rows = ndarray::s![first..end, ..];
+        match self {
+            OutputMut::F32(v) => OutputMut::F32(v.slice_mut(rows)),
+            OutputMut::F16(v) => OutputMut::F16(v.slice_mut(rows)),
+            OutputMut::BF16(v) => OutputMut::BF16(v.slice_mut(rows)),
+            OutputMut::I32(v) => OutputMut::I32(v.slice_mut(rows)),
+            OutputMut::I8(v) => OutputMut::I8(v.slice_mut(rows)),
+            OutputMut::I8PerRow { data, scales } => OutputMut::I8PerRow {
+                data: data.slice_mut(rows),
+                scales: &mut scales[first..end],
+            },
+        }
+    }
+
     /// Rows and columns.
     pub fn dim(&self) -> (usize, usize) {
         match self {

@@ -36,7 +36,7 @@ const STRIPS_MOST: usize = 1024;
 const KEEP_BYTES: usize = 3 << 20;
 
 /// Products below this many multiply-adds stay on the calling thread.
-const SERIAL: usize = 1 << 19;
+pub(super) const SERIAL: usize = 1 << 19;
 
 /// Columns that are packed at a time, at most.
 const RUN_MOST: usize = 1024;
@@ -47,7 +47,7 @@ thread_local! {
 }
 
 /// Rows a block: a multiple of what is packed together whose packed words fit the budget, at least that many.
-fn block_rows<E: Engine>(k: usize) -> usize {
+pub(super) fn block_rows<E: Engine>(k: usize) -> usize {
     let row_bytes = (E::LAYOUT.groups(k) * 4).max(1);
     // Half of the second level; the rest is for weights and the output.
     let resident = caches().second / 2 / row_bytes;

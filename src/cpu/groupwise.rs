@@ -29,12 +29,12 @@ pub(crate) struct Groups<'a> {
 }
 
 /// What the tiles of a product share.
-struct Product<'a, L, O> {
-    kernel: L,
-    k: usize,
-    groups: &'a Groups<'a>,
-    resolved: &'a Resolved<'a>,
-    out: OutMatrix<'a, O>,
+pub(super) struct Product<'a, 'e, L, O> {
+    pub kernel: L,
+    pub k: usize,
+    pub groups: &'a Groups<'e>,
+    pub resolved: &'a Resolved<'e>,
+    pub out: OutMatrix<'a, O>,
 }
 
 /// `out = epilogue(lhs x weights)`.
@@ -81,12 +81,12 @@ pub(crate) fn gemm<'a, L: Kernel, O: Finished>(
     });
 }
 
-impl<L: Kernel, O: Finished> Product<'_, L, O> {
+impl<L: Kernel, O: Finished> Product<'_, '_, L, O> {
     /// All tiles of a block of rows and of `cols` columns from `col0` on, the first of a panel.
     ///
     /// # Safety
     /// No other thread writes these rows and columns of the output at the same time.
-    unsafe fn tiles(&self, block: &LhsBlock, row0: usize, col0: usize, cols: usize) {
+    pub unsafe fn tiles(&self, block: &LhsBlock, row0: usize, col0: usize, cols: usize) {
         let nr = L::LAYOUT.nr;
         let mut finished = [O::default(); ACC];
         for panel in block.panels() {

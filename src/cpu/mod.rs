@@ -8,6 +8,7 @@
 //!   lhs, rhs  quantise and pack rows, columns        interleave  the byte order of both
 //!   driver    the loops and who runs them            threads     where threads come from
 //!   store     epilogue and output of a tile          groupwise   weights with scales along K
+//!   grouped   the loops of many products at once
 //!   per_row   int8 with a scale a row                peak        what a kernel reaches at most
 //!   caches    sizes that blocks are measured by      prefetch    cache lines asked for early
 //! ```
@@ -23,6 +24,7 @@ mod avx512_vnni;
 mod caches;
 mod driver;
 mod engine;
+mod grouped;
 mod groupwise;
 mod interleave;
 mod kernel;
@@ -51,11 +53,13 @@ use crate::epilogue::{self, Epilogue, Resolved, Scales};
 use crate::error::{Error, Result};
 use crate::gemm::groupwise::{check_scales, check_size, quantize_groups};
 use crate::gemm::{
-    check_contraction, check_k, Backend, Gemm, Lhs, PackedWeights, WeightScales, Weights,
+    check_contraction, check_k, Backend, Gemm, GroupedGemm, Lhs, PackedWeights, WeightScales,
+    Weights,
 };
 use aligned::AlignedBytes;
 use engine::Engine;
-use ndarray::{ArrayView2, ArrayViewMut2};
+use grouped::Members;
+use ndarray::{s, ArrayView2, ArrayViewMut2};
 use select::{with_engine, Selected};
 use std::fmt;
 use std::sync::Arc;
@@ -267,15 +271,22 @@ impl Cpu {
         Ok((bytes, WeightScales::per_group(size, scales.t())))
     }
 
+    /// Group-wise weights with their scales; `None` of others.
+    fn groups<'w>(&self, weights: &'w PackedWeights) -> Result<Option<groupwise::Groups<'w>>> {
+        let WeightScales::PerGroup { size, scales } = &weights.scales else {
+            return Ok(None);
+        };
+        Ok(Some(groupwise::Groups {
+            size: *size,
+            bytes: self.bytes(weights)?,
+            scales: scales.view(),
+        }))
+    }
+
     /// A product that is finished in f32: weights with scales a column, or a scale group.
     fn run_finished<O: Finished>(&self, gemm: &Gemm<'_>, out: ArrayViewMut2<'_, O>) -> Result<()> {
-        let WeightScales::PerGroup { size, scales } = &gemm.weights.scales else {
+        let Some(groups) = self.groups(&gemm.weights)? else {
             return self.run(gemm, out);
-        };
-        let groups = groupwise::Groups {
-            size: *size,
-            bytes: self.bytes(&gemm.weights)?,
-            scales: scales.view(),
         };
         let bias = gemm.epilogue.bias.map(|b| b.to_f32_vec());
         let resolved = self.resolved(gemm, bias.as_deref());
@@ -337,15 +348,15 @@ impl Cpu {
         Ok(())
     }
 
+    /// Rows in f32, as `product(first, end, place)` computes them, to int8 with a scale a row.
     fn run_per_row(
         &self,
-        gemm: &Gemm<'_>,
         out: ArrayViewMut2<'_, i8>,
         scales: &mut [f32],
+        product: impl Fn(usize, usize, OutputMut<'_>) -> Result<()>,
     ) -> Result<()> {
         let cols = out.ncols();
-        let product = |gemm: &Gemm<'_>, floats: OutputMut<'_>| self.gemm(gemm, floats);
-        per_row::gemm(gemm, out, scales, product, |rows| {
+        per_row::strips(out, scales, product, |rows| {
             let workers = if rows.len() * cols < ALONE {
                 1
             } else {
@@ -358,6 +369,61 @@ impl Cpu {
                 )
             }));
         })
+    }
+
+    /// A grouped product that is finished in f32.
+    fn grouped_finished<O: Finished>(
+        &self,
+        grouped: &GroupedGemm<'_>,
+        out: ArrayViewMut2<'_, O>,
+    ) -> Result<()> {
+        let members = Members::of(grouped);
+        if members.products[0].1.weights.group_size().is_none() {
+            return self.grouped_sums(grouped, out);
+        }
+        let experts = self.experts(grouped, &members, |weights| {
+            let groups = self.groups(weights)?;
+            Ok(groups.expect("the experts' weights are of one kind"))
+        })?;
+        let (threads, out) = (&self.threads, OutMatrix::new(out));
+        with_engine!(self.kernel, engine => {
+            grouped::groupwise(engine.kernel(), threads, grouped, &experts, out)
+        });
+        Ok(())
+    }
+
+    /// A grouped product of weights with scales of columns, or none.
+    fn grouped_sums<O: Output>(
+        &self,
+        grouped: &GroupedGemm<'_>,
+        out: ArrayViewMut2<'_, O>,
+    ) -> Result<()> {
+        let members = Members::of(grouped);
+        let experts = self.experts(grouped, &members, |weights| self.bytes(weights))?;
+        let (threads, out) = (&self.threads, OutMatrix::new(out));
+        with_engine!(self.kernel, engine => {
+            grouped::gemm(engine, threads, grouped, &experts, out)
+        });
+        Ok(())
+    }
+
+    /// What the loops need of each expert that has rows.
+    fn experts<'m, W>(
+        &self,
+        grouped: &GroupedGemm<'_>,
+        members: &'m Members<'_>,
+        weights: impl Fn(&'m PackedWeights) -> Result<W>,
+    ) -> Result<Vec<grouped::Expert<'m, W>>> {
+        let n = grouped.mnk().1;
+        let expert = |(expert, gemm): &'m (usize, Gemm<'_>)| {
+            let bias = members.bias.as_deref().map(|b| &b[expert * n..][..n]);
+            Ok(grouped::Expert {
+                rows: grouped.rows_of(*expert),
+                weights: weights(&gemm.weights)?,
+                resolved: self.resolved(gemm, bias),
+            })
+        };
+        members.products.iter().map(expert).collect()
     }
 
     /// Whether `m` rows are few enough that weights used once are packed by the tasks that read them.
@@ -402,7 +468,32 @@ impl Backend for Cpu {
             // Raw sums: never of scale groups.
             OutputMut::I32(out) => self.run(gemm, out),
             OutputMut::I8(out) => self.run_finished(gemm, out),
-            OutputMut::I8PerRow { data, scales } => self.run_per_row(gemm, data, scales),
+            OutputMut::I8PerRow { data, scales } => {
+                self.run_per_row(data, scales, |first, end, place| {
+                    let part = gemm.rows(first, end - first);
+                    let epilogue = part.epilogue.clone().with_output(epilogue::Output::F32);
+                    self.gemm(&Gemm { epilogue, ..part }, place)
+                })
+            }
+        }
+    }
+
+    fn grouped_gemm(&self, grouped: &GroupedGemm<'_>, out: OutputMut<'_>) -> Result<()> {
+        grouped.check_output(&out)?;
+        match out {
+            OutputMut::F32(out) => self.grouped_finished(grouped, out),
+            OutputMut::F16(out) => self.grouped_finished(grouped, out),
+            OutputMut::BF16(out) => self.grouped_finished(grouped, out),
+            OutputMut::I32(out) => self.grouped_sums(grouped, out),
+            OutputMut::I8(out) => self.grouped_finished(grouped, out),
+            OutputMut::I8PerRow { mut data, scales } => {
+                let rows = grouped.rows();
+                let data = data.slice_mut(s![rows.clone(), ..]);
+                self.run_per_row(data, &mut scales[rows.clone()], |first, end, place| {
+                    let part = grouped.floats_of(rows.start + first, rows.start + end);
+                    self.grouped_gemm(&part, place)
+                })
+            }
         }
     }
 

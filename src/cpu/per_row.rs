@@ -1,9 +1,7 @@
 //! Products as int8 with one scale a row: a few rows at a time in f32, quantised while they are in the cache.
 
 use crate::element::OutputMut;
-use crate::epilogue::Output;
 use crate::error::Result;
-use crate::gemm::Gemm;
 use crate::numerics;
 use ndarray::{s, Array2, ArrayViewMut1, ArrayViewMut2, Axis};
 
@@ -40,12 +38,12 @@ impl Row<'_> {
     }
 }
 
-/// Computes a few rows in f32 with `product` and hands them to `each`, until all are done. The output was checked.
-pub(crate) fn gemm(
-    gemm: &Gemm<'_>,
+/// Has a few rows computed in f32 by `product(first, end, place)` and hands them to `each`, until all are done. The output was
+/// checked.
+pub(crate) fn strips(
     mut out: ArrayViewMut2<'_, i8>,
     scales: &mut [f32],
-    product: impl Fn(&Gemm<'_>, OutputMut<'_>) -> Result<()>,
+    product: impl Fn(usize, usize, OutputMut<'_>) -> Result<()>,
     each: impl Fn(Vec<Row<'_>>),
 ) -> Result<()> {
     let (m, n) = out.dim();
@@ -57,9 +55,7 @@ pub(crate) fn gemm(
     for first in (0..m.max(1)).step_by(strip) {
         let rows = strip.min(m - first);
         let mut floats = floats.slice_mut(s![..rows, ..]);
-        let mut part = gemm.rows(first, rows);
-        part.epilogue.output = Output::F32;
-        product(&part, OutputMut::F32(floats.view_mut()))?;
+        product(first, first + rows, OutputMut::F32(floats.view_mut()))?;
         let mut out = out.slice_mut(s![first..first + rows, ..]);
         let rows = out
             .axis_iter_mut(Axis(0))

@@ -4,7 +4,7 @@ use crate::activation::Activation;
 use crate::element::{FloatView, OutputMut};
 use crate::epilogue::{Epilogue, Output};
 use crate::error::Result;
-use crate::gemm::{Gemm, Lhs, PackedWeights};
+use crate::gemm::{Gemm, GroupedGemm, Lhs, PackedWeights};
 use ndarray::{ArrayView2, ArrayViewMut2};
 
 /// The right operand before packing, `[K, N]`, any strides.
@@ -100,6 +100,25 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// [`Error::Value`]: crate::Error::Value
     /// [`Error::PackedElsewhere`]: crate::Error::PackedElsewhere
     fn gemm(&self, gemm: &Gemm<'_>, out: OutputMut<'_>) -> Result<()>;
+
+    /// Computes a grouped product into `out`: every element of the rows that belong to an expert is written, the others are
+    /// left alone. Same bits as a [`gemm`](Self::gemm) an expert, which is what a backend without anything better does.
+    ///
+    /// # Errors
+    /// As [`gemm`](Self::gemm).
+    fn grouped_gemm(&self, grouped: &GroupedGemm<'_>, mut out: OutputMut<'_>) -> Result<()> {
+        grouped.check_output(&out)?;
+        for expert in 0..grouped.experts() {
+            let rows = grouped.rows_of(expert);
+            // The first without rows too: weights of another layout are refused there.
+            if !rows.is_empty() || expert == 0 {
+                let whole = grouped.whole(expert);
+                let gemm = whole.rows(rows.start, rows.len());
+                self.gemm(&gemm, out.rows(rows.start, rows.end))?;
+            }
+        }
+        Ok(())
+    }
 
     /// Applies an activation function to a slice in place: the bits of [`Activation::apply`].
     fn activate(&self, activation: Activation, x: &mut [f32]) {

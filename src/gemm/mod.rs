@@ -1,12 +1,14 @@
 //! The contract between operations and backends: a checked problem, packed weights, and what a backend does.
 
 mod backend;
+mod grouped;
 pub(crate) mod groupwise;
 mod packed;
 mod pairs;
 mod problem;
 
 pub use backend::{Backend, Weights};
+pub use grouped::{GroupedGemm, GroupedWeights};
 pub use packed::{PackedWeights, WeightScales};
 pub use pairs::interleave_gate_up;
 pub(crate) use problem::{check_contraction, check_k};

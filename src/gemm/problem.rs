@@ -80,12 +80,23 @@ pub enum Lhs<'a> {
     },
 }
 
-impl Lhs<'_> {
+impl<'a> Lhs<'a> {
     /// Rows and columns.
     pub fn dim(&self) -> (usize, usize) {
         match self {
             Lhs::Int8(v) => v.dim(),
             Lhs::Float { data, .. } => data.dim(),
+        }
+    }
+
+    /// Rows `first..end`.
+    pub(crate) fn rows(&self, first: usize, end: usize) -> Lhs<'a> {
+        match self {
+            Lhs::Int8(data) => Lhs::Int8(data.slice_move(s![first..end, ..])),
+            Lhs::Float { data, quant } => Lhs::Float {
+                data: data.rows(first, end),
+                quant: *quant,
+            },
         }
     }
 
@@ -169,31 +180,12 @@ impl<'a> Gemm<'a> {
     }
 
     /// The product of rows `first..first + rows` alone, whose bits are the same.
-    pub(crate) fn rows(&self, first: usize, rows: usize) -> Gemm<'_> {
+    pub(crate) fn rows(&self, first: usize, rows: usize) -> Gemm<'a> {
         let end = first + rows;
-        let lhs = match &self.lhs {
-            Lhs::Int8(data) => Lhs::Int8(data.slice(s![first..end, ..])),
-            Lhs::Float { data, quant } => Lhs::Float {
-                data: data.rows(first, end),
-                quant: *quant,
-            },
-        };
-        let epilogue = &self.epilogue;
         Gemm {
-            lhs,
+            lhs: self.lhs.rows(first, end),
             weights: self.weights.clone(),
-            epilogue: Epilogue {
-                row_scales: match epilogue.row_scales {
-                    Scales::PerVector(all) => Scales::PerVector(&all[first..end]),
-                    other => other,
-                },
-                row_zero_points: match epilogue.row_zero_points {
-                    ZeroPoints::PerVector(all) => ZeroPoints::PerVector(&all[first..end]),
-                    other => other,
-                },
-                residual: epilogue.residual.as_ref().map(|r| r.rows(first, end)),
-                ..epilogue.clone()
-            },
+            epilogue: rows_of(&self.epilogue, first, end),
         }
     }
 
@@ -238,6 +230,26 @@ impl<'a> Gemm<'a> {
             });
         }
         Ok(())
+    }
+}
+
+/// The epilogue of rows `first..end` alone.
+pub(super) fn rows_of<'a>(
+    epilogue: &Epilogue<Host<'a>>,
+    first: usize,
+    end: usize,
+) -> Epilogue<Host<'a>> {
+    Epilogue {
+        row_scales: match epilogue.row_scales {
+            Scales::PerVector(all) => Scales::PerVector(&all[first..end]),
+            other => other,
+        },
+        row_zero_points: match epilogue.row_zero_points {
+            ZeroPoints::PerVector(all) => ZeroPoints::PerVector(&all[first..end]),
+            other => other,
+        },
+        residual: epilogue.residual.as_ref().map(|r| r.rows(first, end)),
+        ..epilogue.clone()
     }
 }
 

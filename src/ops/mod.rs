@@ -8,6 +8,7 @@
 //!   outlier_linear      ... with outlier channels multiplied as floats
 //!   fused_rmsnorm       RMSNorm and quantise, what runs before a product
 //!   fused_silu_mul      SiLU x product and quantise, the same
+//!   experts             mixtures of experts: routing, tokens to their experts and back, the experts
 //!   matmul              float x float -> float by numpy's rules, over any dot_general
 //!   einsum              the same for products named by letters
 //!
@@ -29,6 +30,7 @@ mod dimension_numbers;
 mod dot_general;
 mod einsum;
 mod einsum_spec;
+mod experts;
 mod float_dot_general;
 mod float_gemm;
 mod fused_rmsnorm;
@@ -54,6 +56,7 @@ pub use default_backend::default_backend;
 pub use dimension_numbers::{DimensionNumbers, GradientDims};
 pub use dot_general::{DotGeneral, Precision, Pullback};
 pub use einsum::{einsum, einsum_vjp};
+pub use experts::{moe_combine, moe_permute, Int8Experts, QuantizedExperts, Routing};
 pub use float_dot_general::FloatDotGeneral;
 pub use fused_rmsnorm::{add_rmsnorm_quantize, rmsnorm, rmsnorm_quantize};
 pub use fused_silu_mul::{silu_mul, silu_mul_quantize};

@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 // ---------------------------------------------------------------------------------------------- backends
 
 /// Each kernel this machine has with 1, 2 and 3 threads; what it lacks is named on stdout.
-fn backends() -> &'static [(String, Cpu)] {
+pub fn backends() -> &'static [(String, Cpu)] {
     static ALL: OnceLock<Vec<(String, Cpu)>> = OnceLock::new();
     ALL.get_or_init(|| {
         let mut all = Vec::new();

@@ -3,6 +3,7 @@
 #[path = "../common/random.rs"]
 mod random;
 
+mod experts;
 mod floors;
 mod golden;
 mod labelled;
