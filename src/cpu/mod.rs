@@ -10,6 +10,7 @@
 //!   store     epilogue and output of a tile          groupwise   weights with scales along K
 //!   per_row   int8 with a scale a row                peak        what a kernel reaches at most
 //!   caches    sizes that blocks are measured by      prefetch    cache lines asked for early
+//!   finish    the epilogue of sums that lie in memory
 //! ```
 //!
 //! The same bits come out for any kernel, number of threads and way of packing.
@@ -23,6 +24,7 @@ mod avx512_vnni;
 mod caches;
 mod driver;
 mod engine;
+mod finish;
 mod groupwise;
 mod interleave;
 mod kernel;
@@ -54,6 +56,7 @@ use crate::gemm::{
 };
 use aligned::AlignedBytes;
 use engine::Engine;
+pub(crate) use finish::{RowParts, Sums};
 use ndarray::{ArrayView2, ArrayViewMut2};
 use select::{with_engine, Selected};
 use std::fmt;

@@ -22,6 +22,7 @@ const FLOORS: &[&[&str]] = &[
     &["npz"],
     &["ops"],
     &["checkpoint"],
+    &["parallel"],
     &["candle"],
 ];
 
