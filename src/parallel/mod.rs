@@ -30,6 +30,8 @@ mod groupwise;
 mod rows;
 mod sharded_linear;
 mod shared_scales;
+#[cfg(feature = "safetensors")]
+mod stored;
 mod weight;
 
 pub use group::Group;
