@@ -144,14 +144,15 @@ impl World {
         self.changed.notify_all();
         let until = Instant::now() + patience();
         loop {
-            if let Some((status, why)) = &state.broken {
-                return Err(status.because(why));
-            }
             let missing: Vec<_> = (0..self.ranks)
                 .filter(|r| state.devices[*r].is_none())
                 .collect();
             if missing.is_empty() {
+                // Another rank may have gone on, and wrong, before this one woke up.
                 return Ok(());
+            }
+            if let Some((status, why)) = &state.broken {
+                return Err(status.because(why));
             }
             let now = Instant::now();
             if now >= until {
