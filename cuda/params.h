@@ -36,6 +36,7 @@ struct QuantizeRowsParams {
     signed char *output;
     float *scales;
     int *zero_points; /* [rows]; asymmetric only */
+    int *extents;     /* [1, rows], asymmetric [2, rows]: what a row's constants are made of; extents and by only */
     unsigned long long input_stride;
     unsigned long long output_stride;
     unsigned long long seed; /* stochastic only */
@@ -279,7 +280,7 @@ static_assert(sizeof(FinishParams) == 192 && offsetof(FinishParams, epilogue) ==
 static_assert(sizeof(IgemmParams) == 232 && offsetof(IgemmParams, epilogue) == 80, "layout");
 static_assert(sizeof(IgemmSm90Params) == 208 && offsetof(IgemmSm90Params, epilogue) == 56, "layout");
 static_assert(sizeof(IgemmGroupwiseParams) == 256 && offsetof(IgemmGroupwiseParams, igemm) == 24, "layout");
-static_assert(sizeof(QuantizeRowsParams) == 80 && offsetof(QuantizeRowsParams, rows) == 56, "layout");
+static_assert(sizeof(QuantizeRowsParams) == 88 && offsetof(QuantizeRowsParams, rows) == 64, "layout");
 static_assert(sizeof(QuantizeColsParams) == 72 && offsetof(QuantizeColsParams, rows) == 56, "layout");
 static_assert(sizeof(QuantizeStaticParams) == 64 && offsetof(QuantizeStaticParams, rows) == 48, "layout");
 static_assert(sizeof(DequantizeParams) == 80 && offsetof(DequantizeParams, rows) == 64, "layout");

@@ -7,6 +7,9 @@
 //   quantise   from registers; thread 0 of the row stores its scale (and zero point)
 //
 // With given constants the row is quantised while it is gathered, and its scale is stored last.
+//
+// A row that lies in slices on several devices is gathered slice by slice (extents); the maximum of what each found is the
+// whole row's, by which every slice is then quantised (by).
 #include "vector.cuh"
 
 namespace imma {
@@ -170,6 +173,82 @@ __device__ __forceinline__ void quantize_rows_given(const QuantizeRowsParams& p)
     }
 }
 
+// What the row's constants are made of, as integers that are never negative: their maximum over slices of a row is the row's.
+template <typename T, typename Rule>
+__device__ __forceinline__ void quantize_rows_extents(const QuantizeRowsParams& p) {
+    using Gathered = typename Rule::Gathered;
+    constexpr unsigned V = LANES<T>, MAX_WARPS = IMMA_ROWS_MAX_THREADS / 32;
+    __shared__ uint32_t found[Gathered::WORDS][MAX_WARPS];
+
+    const unsigned t = threadIdx.x, threads = blockDim.x;
+    const uint64_t row = uint64_t(blockIdx.x) * blockDim.y + threadIdx.y;
+    const bool live = row < p.rows;
+    const T* input = static_cast<const T*>(p.input) + (live ? row * p.input_stride : 0);
+    const Split<T, uint32_t> split(input, live ? p.cols : 0);
+
+    Gathered gathered;
+    for (uint32_t chunk = t; chunk < split.chunks; chunk += threads) {
+        float x[V];
+        widen<T>(load_vector(input + split.at(chunk)), x);
+#pragma unroll
+        for (unsigned j = 0; j < V; ++j) {
+            gathered.add(x[j]);
+        }
+    }
+    const uint32_t edge = split.edge(t);
+    if (edge != split.NONE) {
+        gathered.add(widen(input[edge]));
+    }
+    reduce_row(gathered, found);
+    if (live && t == 0) {
+#pragma unroll
+        for (unsigned w = 0; w < Gathered::WORDS; ++w) {
+            p.extents[w * uint64_t(p.rows) + row] = int(gathered.word[w]);
+        }
+    }
+}
+
+// With extents that were found before, here and elsewhere.
+template <typename T, typename Rule>
+__device__ __forceinline__ void quantize_rows_by(const QuantizeRowsParams& p) {
+    using Gathered = typename Rule::Gathered;
+    constexpr unsigned V = LANES<T>;
+    const unsigned t = threadIdx.x, threads = blockDim.x;
+    const uint64_t row = uint64_t(blockIdx.x) * blockDim.y + threadIdx.y;
+    if (row >= p.rows) {
+        return;
+    }
+    const T* input = static_cast<const T*>(p.input) + row * p.input_stride;
+    int8_t* output = reinterpret_cast<int8_t*>(p.output) + row * p.output_stride;
+    const Split<T, uint32_t> split(input, p.cols);
+
+    Gathered gathered;
+#pragma unroll
+    for (unsigned w = 0; w < Gathered::WORDS; ++w) {
+        gathered.word[w] = uint32_t(p.extents[w * uint64_t(p.rows) + row]);
+    }
+    const Constants c = constants(gathered);
+    if (t == 0) {
+        p.scales[row] = c.scale;
+        if constexpr (Rule::ZERO_POINT) {
+            p.zero_points[row] = c.zero_point;
+        }
+    }
+    for (uint32_t chunk = t; chunk < split.chunks; chunk += threads) {
+        int q[V];
+        const uint4 raw = load_vector(input + split.at(chunk));
+        quantize_chunk<T, Rule>(raw, c.multiplier, c.zero_point, 0, 0, q);
+        store_bytes(output + split.at(chunk), q);
+    }
+    const uint32_t edge = split.edge(t);
+    if (edge != split.NONE) {
+        output[edge] = quantize_one<Rule>(widen(input[edge]), c.multiplier, c.zero_point, 0, 0);
+    }
+    for (uint32_t col = p.cols + t; col < p.padded; col += threads) {
+        output[col] = 0;
+    }
+}
+
 }  // namespace imma
 
 // The GEMM that follows may set up its ring meanwhile; it waits for the end of this before it reads anything.
@@ -195,3 +274,17 @@ GIVEN(quantize_rows_given_bf16, BF16, Given)
 GIVEN(quantize_rows_given_asymmetric_f32, F32, GivenAsymmetric)
 GIVEN(quantize_rows_given_asymmetric_f16, F16, GivenAsymmetric)
 GIVEN(quantize_rows_given_asymmetric_bf16, BF16, GivenAsymmetric)
+#define EXTENTS(name, T, Rule) ENTRY_BY(quantize_rows_extents, name, T, Rule)
+#define BY(name, T, Rule) ENTRY_BY(quantize_rows_by, name, T, Rule)
+EXTENTS(quantize_rows_extents_f32, F32, NearestEven)
+EXTENTS(quantize_rows_extents_f16, F16, NearestEven)
+EXTENTS(quantize_rows_extents_bf16, BF16, NearestEven)
+EXTENTS(quantize_rows_extents_asymmetric_f32, F32, Asymmetric)
+EXTENTS(quantize_rows_extents_asymmetric_f16, F16, Asymmetric)
+EXTENTS(quantize_rows_extents_asymmetric_bf16, BF16, Asymmetric)
+BY(quantize_rows_by_f32, F32, NearestEven)
+BY(quantize_rows_by_f16, F16, NearestEven)
+BY(quantize_rows_by_bf16, BF16, NearestEven)
+BY(quantize_rows_by_asymmetric_f32, F32, Asymmetric)
+BY(quantize_rows_by_asymmetric_f16, F16, Asymmetric)
+BY(quantize_rows_by_asymmetric_bf16, BF16, Asymmetric)

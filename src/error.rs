@@ -103,6 +103,16 @@ pub enum Error {
         /// Which ones are there, or how to get it.
         expected: String,
     },
+    /// Ranks that work on one layer do not fit together, or one of them failed.
+    #[error("rank {rank} of {ranks}: {what}")]
+    Group {
+        /// The rank that says so.
+        rank: usize,
+        /// How many there are.
+        ranks: usize,
+        /// What happened, with the ranks that it happened to.
+        what: String,
+    },
     /// The CUDA driver refused a call.
     #[error("{call}: CUDA error {code} ({name})")]
     Cuda {

@@ -41,6 +41,7 @@ pub mod npy;
 pub mod npz;
 pub mod numerics;
 pub mod ops;
+pub mod parallel;
 pub mod quant;
 pub mod reference;
 pub mod rounding;

@@ -2,7 +2,7 @@
 //! the CPU.
 //!
 //! ```text
-//! cargo run --release --features cuda --example transformer_block [tokens hidden inner]
+//! cargo run --release --features cuda --example transformer_block -- [--shards N] [tokens hidden inner]
 //! ```
 //!
 //! Two blocks of random weights, bf16 in and out. What a pipeline can take from here:
@@ -10,25 +10,45 @@
 //! * `device.rs`: weights packed once (`DeviceWeights::pack`), a `Plan` for each product, `rmsnorm_quantize`, `add_rmsnorm_quantize` and
 //!   `silu_mul_quantize` between them, all memory allocated beforehand, eight launches per block (more where K is split);
 //! * where its own attention goes: `Attention`. Here each row is a sequence of one token, whose attention is its values;
-//! * `block.rs`: the same on the CPU.
+//! * `block.rs`: the same on the CPU;
+//! * `sharded.rs`: the same over N ranks (threads), tensor-parallel, with the same bits.
 //!
 //! Without a device it says why and runs the CPU alone.
 
 mod block;
 mod device;
+mod sharded;
 
 use block::{random_rows, BlockWeights, HostBlock, Shape};
 use device::{capture, DeviceBlock, SingleToken};
 use half::bf16;
 use imma::cuda::{status, Device};
+use imma::{Backend, Cpu};
 use ndarray::Array2;
 use std::error::Error;
+use std::sync::Arc;
 
 const LAYERS: u64 = 2;
 
+/// The number after `--shards`, which is taken out.
+fn take_shards(arguments: &mut Vec<String>) -> Result<Option<usize>, String> {
+    let Some(at) = arguments.iter().position(|a| a == "--shards") else {
+        return Ok(None);
+    };
+    let number = arguments.get(at + 1).and_then(|n| n.parse().ok());
+    let number = number.filter(|n| (1..=64).contains(n));
+    arguments.drain(at..(at + 2).min(arguments.len()));
+    match number {
+        Some(number) => Ok(Some(number)),
+        None => Err("--shards takes a number of ranks from 1 to 64".into()),
+    }
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
-    let sizes: Vec<usize> = std::env::args()
-        .skip(1)
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let shards = take_shards(&mut arguments)?;
+    let sizes: Vec<usize> = arguments
+        .iter()
         .map(|text| text.parse())
         .collect::<Result<_, _>>()
         .map_err(|error| format!("tokens hidden inner: {error}"))?;
@@ -58,6 +78,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
 
     println!("{LAYERS} blocks, {shape:?}");
+    if let Some(shards) = shards {
+        let backend: Arc<dyn Backend> = Arc::new(Cpu::new());
+        let x = random_rows(shape, 100);
+        let one = on_cpu(&x)?;
+        for (rank, y) in sharded::forward(shards, &backend, shape, &weights, x.view())?
+            .iter()
+            .enumerate()
+        {
+            let differ = y.iter().zip(&one).filter(|(a, b)| a != b).count();
+            println!("rank {rank} of {shards}: {differ} of {} elements differ from the undivided blocks'", y.len());
+            if differ > 0 {
+                return Err("any number of ranks should give the same bits".into());
+            }
+        }
+    }
     let status = status();
     if !status.is_usable() {
         println!("no device: {status}");

@@ -11,7 +11,6 @@
 use super::error::CheckpointError;
 use super::layer_tensors::LayerTensors;
 use crate::gemm::ActivationQuant;
-use ndarray::Array2;
 use safetensors::Dtype;
 
 /// What the tensors of such a layer come to.
@@ -28,12 +27,12 @@ pub(super) fn is_static(tensors: &LayerTensors<'_>) -> bool {
         .any(|part| tensors.has(part))
 }
 
-/// Reads the tensors beside such a weight.
+/// Reads the tensors beside such a weight, of which `sums` are the sums of each output's integers.
 pub(super) fn read(
     tensors: &LayerTensors<'_>,
-    weight: &Array2<i8>,
+    sums: &[i64],
 ) -> Result<AscendStatic, CheckpointError> {
-    let n = weight.nrows();
+    let n = sums.len();
     let step = tensors.one("input_scale")?;
     if !(step > 0.0 && step.is_finite()) {
         let expected = "a finite number above zero";
@@ -52,7 +51,7 @@ pub(super) fn read(
         bias: Vec::with_capacity(n),
     };
     let corrections = corrections(tensors, n)?;
-    for (j, row) in weight.rows().into_iter().enumerate() {
+    for (j, sum) in sums.iter().enumerate() {
         let deq = match &found {
             Some(found) => f64::from(found[j]),
             None => f64::from(given[j]) * f64::from(step),
@@ -64,8 +63,7 @@ pub(super) fn read(
             let expected = format!("input_scale * weight_scale, {}", step * given[j]);
             return Err(tensors.wrong("deq_scale", found, expected));
         }
-        let sum: i64 = row.iter().map(|w| i64::from(*w)).sum();
-        let rest = corrections[j] + i64::from(offset) * sum;
+        let rest = corrections[j] + i64::from(offset) * *sum;
         made.scales.push(scale as f32);
         made.bias.push((rest as f64 * deq) as f32);
     }

@@ -1,6 +1,7 @@
 //! One safetensors file, memory-mapped.
 
 use super::error::CheckpointError;
+use super::slice::Window;
 use crate::files::{of_start, START};
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -140,6 +141,34 @@ impl RawTensor<'_> {
     pub fn floats(&self) -> Option<Vec<f32>> {
         let mut out = Vec::with_capacity(if self.is_float() { self.len() } else { 0 });
         self.floats_into(0..self.len(), &mut out)?;
+        Some(out)
+    }
+
+    /// A window of a float matrix widened to f32, row-major; `None` for other types and outside of it.
+    pub fn floats_in(&self, window: &Window) -> Option<Vec<f32>> {
+        let k = *self.shape.last()?;
+        let room = window.outputs.len() * window.inputs.len();
+        let mut out = Vec::with_capacity(if self.is_float() { room } else { 0 });
+        for j in window.outputs.clone() {
+            let (first, last) = (j * k + window.inputs.start, j * k + window.inputs.end);
+            self.floats_into(first..last, &mut out)?;
+        }
+        Some(out)
+    }
+
+    /// A window of an int8 matrix, row-major.
+    pub fn integers_in(&self, window: &Window) -> Option<Vec<i8>> {
+        if self.dtype != Dtype::I8 {
+            return None;
+        }
+        let k = *self.shape.last()?;
+        let mut out = Vec::with_capacity(window.outputs.len() * window.inputs.len());
+        for j in window.outputs.clone() {
+            let row = self
+                .bytes
+                .get(j * k + window.inputs.start..j * k + window.inputs.end)?;
+            out.extend(row.iter().map(|b| *b as i8));
+        }
         Some(out)
     }
 

@@ -2,6 +2,7 @@
 
 use super::error::CheckpointError;
 use super::file::RawTensor;
+use super::slice::LayerSlice;
 use super::Checkpoint;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -40,6 +41,8 @@ const BRANCHES: [&str; 3] = ["lora", "dora", "adapter"];
 pub(super) struct LayerTensors<'c> {
     pub checkpoint: &'c Checkpoint,
     pub prefix: &'c str,
+    /// What is read of the weight, where that is not all.
+    pub slice: Option<LayerSlice>,
     claimed: RefCell<BTreeSet<String>>,
 }
 
@@ -48,6 +51,7 @@ impl<'c> LayerTensors<'c> {
         LayerTensors {
             checkpoint,
             prefix,
+            slice: None,
             claimed: RefCell::default(),
         }
     }

@@ -5,6 +5,7 @@ use super::file::RawTensor;
 use super::group::Group;
 use super::layer_tensors::{joined, LayerTensors};
 use super::scheme::Layer;
+use super::slice::{LayerSlice, Window};
 use super::{ascend, comfy, packed, Checkpoint};
 use crate::error::Error;
 use crate::gemm::{ActivationQuant, Backend};
@@ -65,7 +66,7 @@ impl StoredWeight {
     }
 
     /// N and K.
-    fn shape(&self) -> [usize; 2] {
+    pub fn shape(&self) -> [usize; 2] {
         let (n, k) = match self {
             StoredWeight::Float(weight) => weight.dim(),
             StoredWeight::Int8 { data, .. } | StoredWeight::Groupwise { data, .. } => data.dim(),
@@ -146,7 +147,7 @@ impl Int8Linear {
 }
 
 impl Checkpoint {
-    fn no_layer(&self, prefix: &str, source: Error) -> CheckpointError {
+    pub(crate) fn no_layer(&self, prefix: &str, source: Error) -> CheckpointError {
         CheckpointError::Layer {
             path: self.path().into(),
             prefix: prefix.into(),
@@ -203,21 +204,33 @@ impl Checkpoint {
     /// When a tensor is missing, or has another type, shape or value than its format says; when there is a tensor beside
     /// the weight that the format does not read.
     pub fn stored_linear(&self, prefix: &str) -> Result<StoredLinear, CheckpointError> {
-        let tensors = LayerTensors::new(self, prefix);
-        let (weight, input, bias) = match tensors.has("weight_packed") && !tensors.has("weight") {
-            true => tensors.int8_layer(packed::weight)?,
-            false => tensors.plain_layer()?,
+        self.read_linear(prefix, None)
+    }
+
+    /// A linear layer, or a slice of it.
+    pub(super) fn read_linear(
+        &self,
+        prefix: &str,
+        slice: Option<LayerSlice>,
+    ) -> Result<StoredLinear, CheckpointError> {
+        let mut tensors = LayerTensors::new(self, prefix);
+        tensors.slice = slice;
+        let [n, k] = tensors.shape()?;
+        let window = tensors.window([n, k])?;
+        let (weight, input, bias) = match tensors.is_packed() {
+            true => tensors.int8_layer([n, k], &window, packed::weight)?,
+            false => tensors.plain_layer([n, k], &window)?,
         };
-        let [n, k] = weight.shape();
         let mut bias = bias;
         if bias.is_none() {
             bias = tensors.bias(n)?;
         }
         let transform = tensors.transform(k)?;
+        let transform = tensors.of_inputs(transform, &window, k)?;
         tensors.finish()?;
         Ok(StoredLinear {
-            weight,
-            bias,
+            weight: weight.of_window(&window),
+            bias: bias.map(|all| all[window.outputs].to_vec()),
             input,
             transform,
         })
@@ -242,8 +255,16 @@ impl Checkpoint {
 type Parts = (StoredWeight, ActivationQuant, Option<Vec<f32>>);
 
 impl LayerTensors<'_> {
-    /// A layer with a tensor `P.weight`: of integers or floats.
-    fn plain_layer(&self) -> Result<Parts, CheckpointError> {
+    /// Whether integers are stored four to an int32.
+    fn is_packed(&self) -> bool {
+        self.has("weight_packed") && !self.has("weight")
+    }
+
+    /// N and K, neither of them zero.
+    pub(super) fn shape(&self) -> Result<[usize; 2], CheckpointError> {
+        if self.is_packed() {
+            return packed::shape(self);
+        }
         let raw = match self.get("weight") {
             Some(raw) => raw,
             // What config.json says of the layer is the better reason, where it says something.
@@ -252,29 +273,35 @@ impl LayerTensors<'_> {
                 self.require("weight")?
             }
         };
-        let shape = match raw.shape {
-            [n, k] if *n > 0 && *k > 0 => [*n, *k],
+        match raw.shape {
+            [n, k] if *n > 0 && *k > 0 => Ok([*n, *k]),
             _ => {
                 let expected = "two dimensions, none of them empty";
-                return Err(self.wrong("weight", raw.describe(), expected));
+                Err(self.wrong("weight", raw.describe(), expected))
             }
-        };
+        }
+    }
+
+    /// A layer with a tensor `P.weight`: of integers or floats.
+    fn plain_layer(&self, shape: [usize; 2], window: &Window) -> Result<Parts, CheckpointError> {
+        let raw = self.require("weight")?;
         let wrong = |expected: &str| self.wrong("weight", raw.describe(), expected);
         let unaddressable = "a shape that can be addressed";
         if raw.dtype == Dtype::I8 {
-            return self.int8_layer(|_| {
-                let data = raw.integers().ok_or_else(|| wrong("I8"))?;
-                Array2::from_shape_vec(shape, data).map_err(|_| wrong(unaddressable))
+            return self.int8_layer(shape, window, |_, _, window| {
+                let data = raw.integers_in(window).ok_or_else(|| wrong("I8"))?;
+                Array2::from_shape_vec(window.shape(), data).map_err(|_| wrong(unaddressable))
             });
         }
-        let data = match raw.floats() {
-            Some(data) => data,
-            None => {
+        let data = match raw.floats_in(window) {
+            Some(data) if raw.is_float() => data,
+            _ => {
                 self.says()?;
                 return Err(wrong("I8, F32, F16 or BF16"));
             }
         };
-        let data = Array2::from_shape_vec(shape, data).map_err(|_| wrong(unaddressable))?;
+        let data =
+            Array2::from_shape_vec(window.shape(), data).map_err(|_| wrong(unaddressable))?;
         Ok((StoredWeight::Float(data), ActivationQuant::PerToken, None))
     }
 
@@ -284,10 +311,12 @@ impl LayerTensors<'_> {
         said.map_err(|refusal| self.checkpoint.refused(self.prefix, refusal))
     }
 
-    /// A layer of integers with their scales.
+    /// A layer of integers with their scales: the integers of the window, all that belongs to outputs and groups.
     fn int8_layer(
         &self,
-        weight: impl FnOnce(&Self) -> Result<Array2<i8>, CheckpointError>,
+        [n, k]: [usize; 2],
+        window: &Window,
+        weight: impl FnOnce(&Self, [usize; 2], &Window) -> Result<Array2<i8>, CheckpointError>,
     ) -> Result<Parts, CheckpointError> {
         let says = self.says()?;
         self.checkpoint.check_description(self.prefix)?;
@@ -297,10 +326,9 @@ impl LayerTensors<'_> {
             let expected = "floats: config.json leaves this layer out of the quantisation";
             return Err(self.wrong("weight", found, expected));
         }
-        let data = weight(self)?;
-        let (n, k) = data.dim();
+        let data = weight(self, [n, k], window)?;
         if ascend::is_static(self) {
-            let read = ascend::read(self, &data)?;
+            let read = ascend::read(self, &self.row_sums([n, k], &data, window)?)?;
             let weight = StoredWeight::int8(data, read.scales);
             return Ok((weight, read.input, Some(read.bias)));
         }
@@ -336,6 +364,32 @@ impl LayerTensors<'_> {
             }
         };
         Ok((weight, self.input(says)?, None))
+    }
+
+    /// The sum of each output's integers over all inputs, zero for outputs outside of the window.
+    fn row_sums(
+        &self,
+        [n, k]: [usize; 2],
+        data: &Array2<i8>,
+        window: &Window,
+    ) -> Result<Vec<i64>, CheckpointError> {
+        let mut sums = vec![0; n];
+        let own = sums[window.outputs.clone()].iter_mut();
+        if window.inputs == (0..k) {
+            for (sum, row) in own.zip(data.rows()) {
+                *sum = row.iter().map(|q| i64::from(*q)).sum();
+            }
+            return Ok(sums);
+        }
+        // The bias holds sums over all inputs: they are read where they lie.
+        let raw = self.require("weight")?;
+        if raw.dtype != Dtype::I8 {
+            return Err(self.wrong("weight", raw.describe(), "I8"));
+        }
+        for (sum, row) in own.zip(raw.bytes.chunks(k)) {
+            *sum = row.iter().map(|b| i64::from(*b as i8)).sum();
+        }
+        Ok(sums)
     }
 
     /// What is done to inputs before they are quantised.

@@ -12,6 +12,7 @@
 //!   model_plan  what its files will hold                 model_writer  writes them shard by shard, and the rest
 //!   writer   a file that can be stopped and continued          journal  what an interrupted run has done
 //!   report   what quantising did to each layer           model_files  config.json and what else lies in a folder
+//!   slice    a part of a layer, for one of several ranks
 //!   float_model  whether a model can be quantised        roles    embeddings, routers and gates by shape and use
 //! ```
 //!
@@ -70,6 +71,7 @@ mod report;
 mod roles;
 mod rows;
 mod scheme;
+mod slice;
 mod source;
 mod writer;
 
@@ -79,4 +81,5 @@ pub use names::NamePattern;
 pub use options::{Progress, QuantizeOptions};
 pub use quantize::quantize_model;
 pub use report::{LayerReport, ModelReport};
+pub use slice::LayerSlice;
 pub use source::{Checkpoint, OpenOptions, TensorInfo};

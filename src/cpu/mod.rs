@@ -11,6 +11,7 @@
 //!   grouped   the loops of many products at once
 //!   per_row   int8 with a scale a row                peak        what a kernel reaches at most
 //!   caches    sizes that blocks are measured by      prefetch    cache lines asked for early
+//!   finish    the epilogue of sums that lie in memory
 //! ```
 //!
 //! The same bits come out for any kernel, number of threads and way of packing.
@@ -24,6 +25,7 @@ mod avx512_vnni;
 mod caches;
 mod driver;
 mod engine;
+mod finish;
 mod grouped;
 mod groupwise;
 mod interleave;
@@ -58,6 +60,7 @@ use crate::gemm::{
 };
 use aligned::AlignedBytes;
 use engine::Engine;
+pub(crate) use finish::{RowParts, Sums};
 use grouped::Members;
 use ndarray::{s, ArrayView2, ArrayViewMut2};
 use select::{with_engine, Selected};

@@ -1,6 +1,6 @@
 //! NVIDIA GPUs: the feature `cuda`.
 //!
-//! [`status()`] says whether and why not, in every build and on every machine. The rest exists with the feature, on four
+//! [`status()`] says whether and why not, in every build and on every machine. The rest exists with the feature, on five
 //! floors, each of which uses only those above it in this list:
 //!
 //! ```text
@@ -8,6 +8,7 @@
 //!   kernels   one module a kernel family: checks operands and enqueues
 //!   product   a problem, the choice of kernel and tile, a plan, its run
 //!   layers    weights, linear layers, the operations, the backend
+//!   parallel  layers over several devices, through NCCL: the feature `nccl`
 //! ```
 //!
 //! [`Device`] is a GPU with this crate's kernels loaded, and a [`Backend`](crate::Backend): every operation over ndarray
@@ -20,6 +21,8 @@
 
 pub mod kernels;
 mod layers;
+#[cfg(feature = "nccl")]
+pub mod parallel;
 mod product;
 mod runtime;
 
@@ -34,9 +37,9 @@ pub use product::{
     Prediction, Problem, Tuning, TuningProgress, WeightsView,
 };
 pub use runtime::{
-    device_status, images, status, time_graph, time_launches, Device, DeviceElement, DeviceFloats,
-    DeviceOutput, DeviceVector, FloatBuffer, Image, Int8Rates, Matrix, OutputElement, Properties,
-    RunTime, Sampling, Status,
+    device_status, images, nccl_status, status, time_graph, time_launches, Device, DeviceElement,
+    DeviceFloats, DeviceOutput, DeviceVector, FloatBuffer, Image, Int8Rates, Matrix, NcclStatus,
+    OutputElement, Properties, RunTime, Sampling, Status,
 };
 
 /// What a launch asks of its types, for the tests of what must not compile.

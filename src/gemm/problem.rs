@@ -200,36 +200,8 @@ impl<'a> Gemm<'a> {
 
     /// Checks a place against the product: its type, shape and strides.
     pub(crate) fn check_output(&self, out: &OutputMut<'_>) -> Result<()> {
-        self.epilogue.output.check_place(out)?;
-        let (m, cols) = (self.mnk().0, self.output_columns());
-        let dim = out.dim();
-        if dim != (m, cols) {
-            return Err(Error::Shape {
-                op: "gemm",
-                what: "the output",
-                found: vec![dim.0, dim.1],
-                expected: format!("[{m}, {cols}]"),
-            });
-        }
-        if let OutputMut::I8PerRow { scales, .. } = out {
-            if scales.len() != m {
-                return Err(Error::Length {
-                    what: "row scales of the output",
-                    found: scales.len(),
-                    expected: m,
-                });
-            }
-            return Ok(());
-        }
-        let stride = out.strides().1;
-        if m > 0 && cols > 1 && stride != 1 {
-            return Err(Error::Value {
-                what: "the output's column stride",
-                found: stride.to_string(),
-                expected: "1: rows must be contiguous".into(),
-            });
-        }
-        Ok(())
+        let shape = (self.mnk().0, self.output_columns());
+        check_place(self.epilogue.output, shape, out)
     }
 }
 
@@ -251,6 +223,43 @@ pub(super) fn rows_of<'a>(
         residual: epilogue.residual.as_ref().map(|r| r.rows(first, end)),
         ..epilogue.clone()
     }
+}
+
+/// Checks a place for an `[m, cols]` output: its type, shape and strides.
+pub(crate) fn check_place(
+    output: Output,
+    (m, cols): (usize, usize),
+    out: &OutputMut<'_>,
+) -> Result<()> {
+    output.check_place(out)?;
+    let dim = out.dim();
+    if dim != (m, cols) {
+        return Err(Error::Shape {
+            op: "gemm",
+            what: "the output",
+            found: vec![dim.0, dim.1],
+            expected: format!("[{m}, {cols}]"),
+        });
+    }
+    if let OutputMut::I8PerRow { scales, .. } = out {
+        if scales.len() != m {
+            return Err(Error::Length {
+                what: "row scales of the output",
+                found: scales.len(),
+                expected: m,
+            });
+        }
+        return Ok(());
+    }
+    let stride = out.strides().1;
+    if m > 0 && cols > 1 && stride != 1 {
+        return Err(Error::Value {
+            what: "the output's column stride",
+            found: stride.to_string(),
+            expected: "1: rows must be contiguous".into(),
+        });
+    }
+    Ok(())
 }
 
 /// Refuses what does not go with group-wise weights, by name.

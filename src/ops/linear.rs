@@ -254,32 +254,13 @@ impl Int8Linear {
         zero_points: &[i8],
         bias: Option<ArrayView1<'_, T>>,
     ) -> Result<Self> {
-        let (n, k) = weight.dim();
-        if zero_points.len() != n {
-            return Err(Error::Length {
-                what: "the list of weight zero points",
-                found: zero_points.len(),
-                expected: n,
-            });
-        }
-        // What a difference in -255..=255 leaves to its parts: 255 alone has three, 127 + 127 + 1.
-        let part = |part: usize, j: usize, i: usize| {
-            let mut rest = i16::from(weight[[j, i]]) - i16::from(zero_points[j]);
-            for _ in 0..part {
-                rest -= rest.clamp(-128, 127);
-            }
-            rest.clamp(-128, 127) as i8
-        };
-        let again = |p: usize| (0..k).filter(move |&i| (0..n).any(|j| part(p, j, i) != 0));
-        let second: Vec<usize> = again(1).collect();
-        let repeated: Arc<[usize]> = second.iter().copied().chain(again(2)).collect();
-        let weight = Array2::from_shape_fn((n, k + repeated.len()), |(j, i)| match i {
-            i if i < k => part(0, j, i),
-            i if i < k + second.len() => part(1, j, repeated[i - k]),
-            i => part(2, j, repeated[i - k]),
-        });
+        check_zero_points(zero_points, weight.nrows())?;
+        let (weight, repeated) = differences(weight, zero_points);
         let layer = Self::from_int8_on(backend, weight.view(), scales, bias)?;
-        Ok(Int8Linear { repeated, ..layer })
+        Ok(Int8Linear {
+            repeated: repeated.into(),
+            ..layer
+        })
     }
 
     /// The same layer with an activation function after the bias.
@@ -446,6 +427,44 @@ impl Int8Linear {
         let gemm = Gemm::new(lhs, &self.weights, epilogue)?;
         self.backend.gemm(&gemm, T::tag_mut(out))
     }
+}
+
+/// Refuses another number of weight zero points than one an output.
+pub(crate) fn check_zero_points(zero_points: &[i8], n: usize) -> Result<()> {
+    if zero_points.len() == n {
+        return Ok(());
+    }
+    Err(Error::Length {
+        what: "the list of weight zero points",
+        found: zero_points.len(),
+        expected: n,
+    })
+}
+
+/// `q - zero_point` of an asymmetric weight `[N, K]` in int8: `[N, K + R]`, where the last R columns are what the first K
+/// could not hold, and the R inputs that are therefore multiplied a second time.
+pub(crate) fn differences(
+    weight: ArrayView2<'_, i8>,
+    zero_points: &[i8],
+) -> (Array2<i8>, Vec<usize>) {
+    let (n, k) = weight.dim();
+    // What a difference in -255..=255 leaves to its parts: 255 alone has three, 127 + 127 + 1.
+    let part = |part: usize, j: usize, i: usize| {
+        let mut rest = i16::from(weight[[j, i]]) - i16::from(zero_points[j]);
+        for _ in 0..part {
+            rest -= rest.clamp(-128, 127);
+        }
+        rest.clamp(-128, 127) as i8
+    };
+    let again = |p: usize| (0..k).filter(move |&i| (0..n).any(|j| part(p, j, i) != 0));
+    let second: Vec<usize> = again(1).collect();
+    let repeated: Vec<usize> = second.iter().copied().chain(again(2)).collect();
+    let weight = Array2::from_shape_fn((n, k + repeated.len()), |(j, i)| match i {
+        i if i < k => part(0, j, i),
+        i if i < k + second.len() => part(1, j, repeated[i - k]),
+        i => part(2, j, repeated[i - k]),
+    });
+    (weight, repeated)
 }
 
 /// A bias widened to f32 (exact), with its length checked.

@@ -61,6 +61,7 @@ pub use float_dot_general::FloatDotGeneral;
 pub use fused_rmsnorm::{add_rmsnorm_quantize, rmsnorm, rmsnorm_quantize};
 pub use fused_silu_mul::{silu_mul, silu_mul_quantize};
 pub use linear::Int8Linear;
+pub(crate) use linear::{check_zero_points, differences};
 pub use matmul::{matmul, matmul_float, matmul_vjp};
 pub use matmul_true_int8::{matmul_true_int8, matmul_true_int8_on};
 pub use outlier_linear::OutlierLinear;

@@ -248,6 +248,75 @@ fn quantize_given<T: Type>(wrong: &mut Vec<String>) {
     }
 }
 
+/// Rows in two slices, each quantised by what both found: the bits of the whole rows.
+fn quantize_by<T: Type>(wrong: &mut Vec<String>) {
+    let (device, stream) = (device(), stream());
+    let random = &mut Random(6);
+    for (rows, cols) in row_shapes(random) {
+        let data: Vec<T> = floats(random, rows, cols, true);
+        let cut = random.below(cols + 1);
+        for mode in [Mode::Nearest, Mode::Asymmetric] {
+            let asymmetric = matches!(mode, Mode::Asymmetric);
+            let words = rows * if asymmetric { 2 } else { 1 };
+            let parts = [0..cut, cut..cols].map(|range| {
+                let own = data.chunks(cols.max(1)).flat_map(|row| &row[range.clone()]);
+                let own: Vec<T> = own.copied().collect();
+                let own = if cols == 0 { Vec::new() } else { own };
+                let nan = T::from_f32(f32::NAN);
+                Placed::new(&stream, random, &own, rows, range.len(), nan)
+            });
+            let case = |part: &Placed<T>| format!("by {mode:?} {} {part} of {cols}", T::DTYPE);
+            let mut whole = vec![0i32; words];
+            for part in &parts {
+                let mut extents = Placed::filled(&stream, random, 1, words, -1i32, -2);
+                let view = part.view();
+                let source = part.geometry().over(&view);
+                kernels::row_extents(device, &stream, source, &mut extents.view_mut(), asymmetric)
+                    .unwrap_or_else(|error| panic!("{}: {error}", case(part)));
+                let found = extents.read(&stream);
+                assert!(found.iter().all(|e| *e >= 0), "{}", case(part));
+                whole
+                    .iter_mut()
+                    .zip(found)
+                    .for_each(|(w, e)| *w = e.max(*w));
+            }
+            let extents = Placed::new(&stream, random, &whole, 1, words, -2);
+            for (part, range) in parts.iter().zip([0..cut, cut..cols]) {
+                let padded = range.len() + random.pick(&[0, 0, 1, 16]);
+                let mut output = Placed::filled(&stream, random, rows, padded, 0x55i8, 0x66);
+                let mut scales = Placed::filled(&stream, random, 1, rows, -1.0f32, -2.0);
+                let mut zeros = Placed::filled(&stream, random, 1, rows, -1i32, -2);
+                let (source, target) = (part.geometry(), output.geometry());
+                kernels::quantize_rows_by(
+                    device,
+                    &stream,
+                    source.over(&part.view()),
+                    &extents.view(),
+                    target.over(&mut output.view_mut()),
+                    &mut scales.view_mut(),
+                    asymmetric.then_some(&mut zeros.view_mut()),
+                )
+                .unwrap_or_else(|error| panic!("{}: {error}", case(part)));
+                let (mut q, mut s, mut z) = (Vec::new(), Vec::new(), Vec::new());
+                for r in 0..rows {
+                    let row: Vec<f32> = (0..cols).map(|c| data[r * cols + c].to_f32()).collect();
+                    let (integers, scale, zero) = mode.slice(&row, |_| 0);
+                    q.extend(&integers[range.clone()]);
+                    q.extend(std::iter::repeat_n(0, padded - range.len()));
+                    s.push(scale);
+                    z.push(if asymmetric { zero } else { -1 });
+                }
+                let case = case(part);
+                let equal = |a: i8, b: i8| a == b;
+                compare("output", &case, &output.read(&stream), &q, equal, wrong);
+                compare("scales", &case, &scales.read(&stream), &s, same, wrong);
+                let equal = |a: i32, b: i32| a == b;
+                compare("zero points", &case, &zeros.read(&stream), &z, equal, wrong);
+            }
+        }
+    }
+}
+
 fn quantize_static<T: Type>(wrong: &mut Vec<String>) {
     let (device, stream) = (device(), stream());
     let random = &mut Random(3);
@@ -499,6 +568,9 @@ fn every_kernel_gives_the_bits_of_the_numerics() {
     quantize_given::<f32>(wrong);
     quantize_given::<f16>(wrong);
     quantize_given::<bf16>(wrong);
+    quantize_by::<f32>(wrong);
+    quantize_by::<f16>(wrong);
+    quantize_by::<bf16>(wrong);
     quantize_static::<f32>(wrong);
     quantize_static::<f16>(wrong);
     quantize_static::<bf16>(wrong);

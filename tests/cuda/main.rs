@@ -30,6 +30,8 @@ mod image_cache;
 mod kernels;
 #[cfg(target_os = "linux")]
 mod output;
+#[cfg(all(target_os = "linux", feature = "nccl"))]
+mod parallel;
 mod params;
 #[cfg(target_os = "linux")]
 mod row_scalars;

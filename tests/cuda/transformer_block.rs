@@ -3,13 +3,17 @@
 
 #[path = "../../examples/transformer_block/block.rs"]
 mod block;
+#[path = "../../examples/transformer_block/sharded.rs"]
+mod sharded;
 #[path = "../../examples/transformer_block/device.rs"]
 mod transformer;
 
 use crate::support::{fake, own_device, stream};
 use block::{random_rows, BlockWeights, HostBlock, Shape, EPSILON};
 use half::bf16;
+use imma::{Backend, Cpu};
 use ndarray::{s, Array1, Array2, ArrayView2};
+use std::sync::Arc;
 use transformer::{capture, DeviceBlock, SingleToken};
 
 /// Ragged on purpose: widths that are no multiples of 16, one token, more tokens than a tile has rows.
@@ -109,6 +113,30 @@ fn two_blocks_are_captured_and_replayed_with_the_bits_of_the_cpu() {
                     expected.to_bits(),
                     "{shape:?}, element {j}"
                 );
+            }
+        }
+    }
+}
+
+/// Two blocks on 1, 2 and 4 ranks give the bits of the undivided ones, with each rank's products on the CPU and on a device.
+#[test]
+fn any_number_of_shards_gives_the_bits_of_the_undivided_block() {
+    let device: Arc<dyn Backend> = own_device().clone();
+    let cpu: Arc<dyn Backend> = Arc::new(Cpu::new());
+    for (i, shape) in SHAPES.into_iter().enumerate() {
+        let weights = [0, 1].map(|layer| BlockWeights::random(shape, 70 + 2 * i as u64 + layer));
+        let x = random_rows(shape, 200 + i as u64);
+        let want = weights.iter().fold(x.clone(), |x, weights| {
+            let block = HostBlock::new(shape, weights).unwrap();
+            block.forward(x.view()).unwrap()
+        });
+        for backend in [&cpu, &device] {
+            for shards in [1, 2, 4] {
+                let found = sharded::forward(shards, backend, shape, &weights, x.view()).unwrap();
+                assert_eq!(found.len(), shards);
+                for y in found {
+                    assert_eq!(y, want, "{shape:?} on {shards} ranks, {}", backend.name());
+                }
             }
         }
     }

@@ -19,6 +19,8 @@ mod quantize_kinds;
 #[cfg(feature = "safetensors")]
 mod quantize_model;
 // bash, links, FIFOs, /dev/full.
+#[cfg(feature = "safetensors")]
+mod sharded;
 #[cfg(all(feature = "cli", target_os = "linux"))]
 mod shell;
 #[cfg(feature = "safetensors")]

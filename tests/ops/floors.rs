@@ -22,11 +22,12 @@ const FLOORS: &[&[&str]] = &[
     &["npz"],
     &["ops"],
     &["checkpoint"],
+    &["parallel"],
     &["candle"],
 ];
 
 /// The same inside `src/cuda`.
-const CUDA_FLOORS: &[&str] = &["runtime", "kernels", "product", "layers"];
+const CUDA_FLOORS: &[&str] = &["runtime", "kernels", "product", "layers", "parallel"];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {

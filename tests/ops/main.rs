@@ -8,5 +8,6 @@ mod floors;
 mod golden;
 mod labelled;
 mod matmul;
+mod parallel;
 mod quant_dot_general;
 mod quantize;

@@ -51,6 +51,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     say::result(format!("amx           {}", Cpu::amx()))?;
     say::result(format!("threads       {}", cpu.threads()))?;
     say::result(format!("cuda          {}", cuda_status()))?;
+    say::result(format!("nccl          {}", imma::cuda::nccl_status()))?;
     #[cfg(feature = "cuda")]
     if imma::cuda::status().is_usable() {
         for text in device(imma::cuda::Device::open(0)?.properties()) {

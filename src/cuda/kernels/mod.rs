@@ -41,7 +41,9 @@ pub use igemm_sm90::igemm_sm90;
 pub use model::{Candidate, Shape, Terms};
 pub use peak::{peak_len, peak_mma};
 pub use quantize_cols::{quantize_cols, quantize_cols_asymmetric};
-pub use quantize_rows::{quantize_rows, quantize_rows_asymmetric, quantize_rows_given};
+pub use quantize_rows::{
+    quantize_rows, quantize_rows_asymmetric, quantize_rows_by, quantize_rows_given, row_extents,
+};
 pub use quantize_static::{quantize_static, quantize_static_asymmetric};
 pub use rmsnorm_quantize::{add_rmsnorm_quantize, rmsnorm_quantize};
 pub use silu_mul_quantize::silu_mul_quantize;

@@ -1,4 +1,4 @@
-// Made from cuda/params.h (FNV-1a 7572c495e29e0731) by bindgen; see cuda/README.md. Not to be edited.
+// Made from cuda/params.h (FNV-1a 6260e13c3c3b1bdc) by bindgen; see cuda/README.md. Not to be edited.
 
 pub const IMMA_VECTOR_BYTES: u32 = 16;
 pub const IMMA_ROWS_HELD: u32 = 4;
@@ -36,6 +36,7 @@ pub struct QuantizeRowsParams {
     pub output: *mut ::core::ffi::c_schar,
     pub scales: *mut f32,
     pub zero_points: *mut ::core::ffi::c_int,
+    pub extents: *mut ::core::ffi::c_int,
     pub input_stride: ::core::ffi::c_ulonglong,
     pub output_stride: ::core::ffi::c_ulonglong,
     pub seed: ::core::ffi::c_ulonglong,
@@ -50,7 +51,7 @@ pub struct QuantizeRowsParams {
 const _: () = {
     [
         "Size of QuantizeRowsParams",
-    ][::core::mem::size_of::<QuantizeRowsParams>() - 80usize];
+    ][::core::mem::size_of::<QuantizeRowsParams>() - 88usize];
     [
         "Alignment of QuantizeRowsParams",
     ][::core::mem::align_of::<QuantizeRowsParams>() - 8usize];
@@ -67,32 +68,35 @@ const _: () = {
         "Offset of field: QuantizeRowsParams::zero_points",
     ][::core::mem::offset_of!(QuantizeRowsParams, zero_points) - 24usize];
     [
+        "Offset of field: QuantizeRowsParams::extents",
+    ][::core::mem::offset_of!(QuantizeRowsParams, extents) - 32usize];
+    [
         "Offset of field: QuantizeRowsParams::input_stride",
-    ][::core::mem::offset_of!(QuantizeRowsParams, input_stride) - 32usize];
+    ][::core::mem::offset_of!(QuantizeRowsParams, input_stride) - 40usize];
     [
         "Offset of field: QuantizeRowsParams::output_stride",
-    ][::core::mem::offset_of!(QuantizeRowsParams, output_stride) - 40usize];
+    ][::core::mem::offset_of!(QuantizeRowsParams, output_stride) - 48usize];
     [
         "Offset of field: QuantizeRowsParams::seed",
-    ][::core::mem::offset_of!(QuantizeRowsParams, seed) - 48usize];
+    ][::core::mem::offset_of!(QuantizeRowsParams, seed) - 56usize];
     [
         "Offset of field: QuantizeRowsParams::rows",
-    ][::core::mem::offset_of!(QuantizeRowsParams, rows) - 56usize];
+    ][::core::mem::offset_of!(QuantizeRowsParams, rows) - 64usize];
     [
         "Offset of field: QuantizeRowsParams::cols",
-    ][::core::mem::offset_of!(QuantizeRowsParams, cols) - 60usize];
+    ][::core::mem::offset_of!(QuantizeRowsParams, cols) - 68usize];
     [
         "Offset of field: QuantizeRowsParams::padded",
-    ][::core::mem::offset_of!(QuantizeRowsParams, padded) - 64usize];
+    ][::core::mem::offset_of!(QuantizeRowsParams, padded) - 72usize];
     [
         "Offset of field: QuantizeRowsParams::scale",
-    ][::core::mem::offset_of!(QuantizeRowsParams, scale) - 68usize];
+    ][::core::mem::offset_of!(QuantizeRowsParams, scale) - 76usize];
     [
         "Offset of field: QuantizeRowsParams::multiplier",
-    ][::core::mem::offset_of!(QuantizeRowsParams, multiplier) - 72usize];
+    ][::core::mem::offset_of!(QuantizeRowsParams, multiplier) - 80usize];
     [
         "Offset of field: QuantizeRowsParams::zero_point",
-    ][::core::mem::offset_of!(QuantizeRowsParams, zero_point) - 76usize];
+    ][::core::mem::offset_of!(QuantizeRowsParams, zero_point) - 84usize];
 };
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]

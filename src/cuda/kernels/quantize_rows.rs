@@ -9,7 +9,7 @@ use crate::element::DType;
 use crate::error::{Error, Result};
 use crate::numerics::check_step;
 use crate::rounding::Rounding;
-use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut};
+use cudarc::driver::{CudaStream, CudaViewMut, DevicePtr, DevicePtrMut};
 
 const ENTRIES: QuantizeEntries<QuantizeRows> = QuantizeEntries {
     nearest: [
@@ -40,6 +40,34 @@ const GIVEN: [[Entry<QuantizeRows>; 3]; 2] = [
         Entry::new("quantize_rows_given_asymmetric_f32"),
         Entry::new("quantize_rows_given_asymmetric_f16"),
         Entry::new("quantize_rows_given_asymmetric_bf16"),
+    ],
+];
+
+/// What the constants of rows are made of, symmetric and asymmetric, for elements of each type.
+const EXTENTS: [[Entry<QuantizeRows>; 3]; 2] = [
+    [
+        Entry::new("quantize_rows_extents_f32"),
+        Entry::new("quantize_rows_extents_f16"),
+        Entry::new("quantize_rows_extents_bf16"),
+    ],
+    [
+        Entry::new("quantize_rows_extents_asymmetric_f32"),
+        Entry::new("quantize_rows_extents_asymmetric_f16"),
+        Entry::new("quantize_rows_extents_asymmetric_bf16"),
+    ],
+];
+
+/// Quantised by them.
+const BY: [[Entry<QuantizeRows>; 3]; 2] = [
+    [
+        Entry::new("quantize_rows_by_f32"),
+        Entry::new("quantize_rows_by_f16"),
+        Entry::new("quantize_rows_by_bf16"),
+    ],
+    [
+        Entry::new("quantize_rows_by_asymmetric_f32"),
+        Entry::new("quantize_rows_by_asymmetric_f16"),
+        Entry::new("quantize_rows_by_asymmetric_bf16"),
     ],
 ];
 
@@ -145,6 +173,124 @@ pub fn quantize_rows_given<T: DeviceElement>(
     to_scales(device, stream, input, output, scales, constants)
 }
 
+/// What the constants of each row are made of, for rows of which `input` is a slice: the maximum over all slices, element by
+/// element, is that of the whole rows, by which [`quantize_rows_by`] quantises each slice.
+///
+/// ```text
+/// symmetric    extents [rows]       absmax of the row, the bits of a float: NaN above infinity above all numbers
+/// asymmetric   extents [2 * rows]   the row's maximum, or 0; then minus its minimum, or 0
+/// ```
+///
+/// None is negative, so that their maxima as i32 and as u32 are the same.
+///
+/// # Errors
+/// [`Error::Length`] unless there is room for `rows` extents, or twice as many; otherwise as [`quantize_rows`].
+pub fn row_extents<T: DeviceElement>(
+    device: &Device,
+    stream: &CudaStream,
+    input: Matrix<&impl DevicePtr<T>>,
+    extents: &mut impl DevicePtrMut<i32>,
+    asymmetric: bool,
+) -> Result<()> {
+    let mut held = Held::new(device, stream)?;
+    let words = input.rows * if asymmetric { 2 } else { 1 };
+    let extents = held.write_vector("extents of rows", extents, words)?;
+    let input = held.read::<T>("input", &input)?;
+    let entry = Entry::by_type(T::DTYPE, EXTENTS[usize::from(asymmetric)]);
+    launch(
+        &held,
+        T::DTYPE,
+        entry,
+        input,
+        QuantizeRowsParams {
+            extents: extents.address as *mut _,
+            ..over(input)?
+        },
+    )
+}
+
+/// Quantises slices of rows by the extents of the whole rows, which [`row_extents`] and a maximum over the slices gave:
+/// asymmetric when there is a place for zero points. With the extents of `input` itself these are the bits of
+/// [`quantize_rows`] and [`quantize_rows_asymmetric`].
+///
+/// # Errors
+/// [`Error::Length`] unless there are `rows` extents, or twice as many with zero points; otherwise as [`quantize_rows`].
+pub fn quantize_rows_by<T: DeviceElement>(
+    device: &Device,
+    stream: &CudaStream,
+    input: Matrix<&impl DevicePtr<T>>,
+    extents: &impl DevicePtr<i32>,
+    output: Matrix<&mut impl DevicePtrMut<i8>>,
+    scales: &mut impl DevicePtrMut<f32>,
+    zero_points: Option<&mut CudaViewMut<'_, i32>>,
+) -> Result<()> {
+    let mut held = Held::new(device, stream)?;
+    let asymmetric = zero_points.is_some();
+    let words = input.rows * if asymmetric { 2 } else { 1 };
+    let extents = held.read_vector("extents of rows", extents, words)?;
+    let scales = held.write_vector("scales", scales, input.rows)?;
+    let zero_points = match zero_points {
+        Some(zero_points) => Some(held.write_vector("zero points", zero_points, input.rows)?),
+        None => None,
+    };
+    let output = held.write("output", output)?;
+    let input = held.read::<T>("input", &input)?;
+    check_output("quantize_rows_by", [input.rows, input.cols], &output)?;
+    let entry = Entry::by_type(T::DTYPE, BY[usize::from(asymmetric)]);
+    launch(
+        &held,
+        T::DTYPE,
+        entry,
+        input,
+        QuantizeRowsParams {
+            output: output.address as *mut _,
+            output_stride: output.stride as u64,
+            padded: narrow("output columns", output.cols)?,
+            scales: scales.address as *mut _,
+            zero_points: zero_points.map_or(0, |z| z.address) as *mut _,
+            extents: extents.address as *mut _,
+            ..over(input)?
+        },
+    )
+}
+
+/// The parameters of a kernel that reads these rows, and nothing else yet.
+fn over(input: Region<'_>) -> Result<QuantizeRowsParams> {
+    Ok(QuantizeRowsParams {
+        input: input.address as *const _,
+        output: std::ptr::null_mut(),
+        scales: std::ptr::null_mut(),
+        zero_points: std::ptr::null_mut(),
+        extents: std::ptr::null_mut(),
+        input_stride: input.stride as u64,
+        output_stride: 0,
+        seed: 0,
+        rows: narrow("rows", input.rows)?,
+        cols: narrow("columns", input.cols)?,
+        padded: 0,
+        scale: 1.0,
+        multiplier: 1.0,
+        zero_point: 0,
+    })
+}
+
+fn launch(
+    held: &Held<'_>,
+    dtype: DType,
+    entry: Entry<QuantizeRows>,
+    input: Region<'_>,
+    params: QuantizeRowsParams,
+) -> Result<()> {
+    if input.rows == 0 {
+        return Ok(());
+    }
+    let most = params::IMMA_ROWS_MAX_THREADS;
+    let geometry = geometry(input.rows, input.cols, dtype.bytes(), most);
+    let launch = PreparedLaunch::new(held.device(), held.stream(), entry, geometry, params)?;
+    // SAFETY: all regions are held; every output was checked against the input, the vectors have an element a row.
+    unsafe { launch.enqueue() }
+}
+
 /// Rows with a scale each, and no zero points.
 fn to_scales<T: DeviceElement>(
     device: &Device,
@@ -234,29 +380,24 @@ pub(in crate::cuda) fn enqueue(
             ((Entry::by_type(dtype, GIVEN[1]), 0), scale, zero_point)
         }
     };
-    let most = params::IMMA_ROWS_MAX_THREADS;
-    let geometry = geometry(input.rows, input.cols, dtype.bytes(), most);
-    let params = QuantizeRowsParams {
-        input: input.address as *const _,
-        output: place.output.address as *mut _,
-        scales: place.scales.address as *mut _,
-        zero_points: place.zero_points.map_or(0, |z| z.address) as *mut _,
-        input_stride: input.stride as u64,
-        output_stride: place.output.stride as u64,
-        seed,
-        rows: narrow("rows", input.rows)?,
-        cols: narrow("columns", input.cols)?,
-        padded: narrow("output columns", place.output.cols)?,
-        scale,
-        multiplier: 1.0 / scale,
-        zero_point,
-    };
-    if input.rows == 0 {
-        return Ok(());
-    }
-    let launch = PreparedLaunch::new(held.device(), held.stream(), entry, geometry, params)?;
-    // SAFETY: all regions are held; the output was checked against the input, the vectors have an element a row.
-    unsafe { launch.enqueue() }
+    launch(
+        held,
+        dtype,
+        entry,
+        input,
+        QuantizeRowsParams {
+            output: place.output.address as *mut _,
+            output_stride: place.output.stride as u64,
+            padded: narrow("output columns", place.output.cols)?,
+            scales: place.scales.address as *mut _,
+            zero_points: place.zero_points.map_or(0, |z| z.address) as *mut _,
+            seed,
+            scale,
+            multiplier: 1.0 / scale,
+            zero_point,
+            ..over(input)?
+        },
+    )
 }
 
 /// Threads of a row and rows of a block: enough threads, up to `most`, that each holds at most `IMMA_ROWS_HELD` vectors,

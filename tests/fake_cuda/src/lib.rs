@@ -3,7 +3,7 @@
 //! Data goes one way: [`ptx`] turns text into a typed program, [`exec`] runs it on [`memory`] as
 //! the machine that [`device`] describes. The C ABI in front of them lives in modules of its own:
 //! `driver` answers the driver API (images are taken apart by [`fatbin`]), `cublaslt` the small part
-//! of cuBLASLt that int8 products need. A test calls [`install::install`] once and then uses CUDA.
+//! of cuBLASLt that int8 products need, `nccl` that of NCCL which integer all-reduces do. A test calls [`install::install`] once and then uses CUDA.
 //!
 //! | variable | meaning |
 //! |---|---|
@@ -11,6 +11,7 @@
 //! | `IMMA_FAKE_DEVICES` | how many of them, 1 by default: contexts of their own, what lies in memory in common |
 //! | `IMMA_FAKE_MEMORY` | device memory in bytes |
 //! | `IMMA_FAKE_SEED` | seed of the schedules, decimal |
+//! | `IMMA_FAKE_NCCL_MS` | how long a rank of NCCL waits for the others before that is a deadlock, 20000 by default |
 //! | `IMMA_FAKE_DRIVER_VERSION` | the version that the driver claims, such as 12040 |
 mod cublaslt;
 pub mod device;
@@ -19,5 +20,6 @@ pub mod exec;
 pub mod fatbin;
 pub mod install;
 pub mod memory;
+mod nccl;
 pub mod ptx;
 pub mod tensor_map;

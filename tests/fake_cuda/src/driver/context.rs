@@ -43,6 +43,11 @@ pub fn current() -> usize {
     CURRENT.with_borrow(|stack| stack.last().copied().unwrap_or(PRIMARY))
 }
 
+/// The number of its device.
+pub fn current_device() -> i32 {
+    ordinal(current()) as i32
+}
+
 /// The device of a context.
 fn ordinal(context: usize) -> usize {
     context.wrapping_sub(PRIMARY) / APART

@@ -15,6 +15,8 @@ pub fn allocate(driver: &Driver, out: Out<u64>, bytes: usize) -> Result {
     }
     let address = driver.memory.alloc(bytes as u64)?;
     lock(&driver.allocations).insert(address, bytes as u64);
+    // Addresses are never handed out twice, so an entry may stay.
+    lock(&driver.owners).insert(address, super::context::current_device());
     lock(&driver.totals).allocated_bytes += bytes as u64;
     out.set(address)
 }

@@ -43,7 +43,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use state::Driver;
 use status::{Result, Status};
 
-pub use context::ready;
+pub use context::{current_device, ready};
 pub use stats::{count, note_fault, note_refusal};
 
 /// Answers one exported call: counts it, reports a refusal, and keeps panics on this side.

@@ -47,6 +47,8 @@ pub struct Driver {
     pub host_blocks: Mutex<HashMap<usize, HostBlock>>,
     /// The caller's device allocations: address to size.
     pub allocations: Mutex<HashMap<u64, u64>>,
+    /// The device on which each of them was made, by address.
+    pub owners: Mutex<HashMap<u64, i32>>,
     /// Captures under way.
     pub captures: Mutex<Vec<Arc<Capture>>>,
     /// How often each device's context was retained.
@@ -128,6 +130,7 @@ impl Driver {
             default_pool,
             host_blocks: Mutex::default(),
             allocations: Mutex::default(),
+            owners: Mutex::default(),
             captures: Mutex::default(),
             references: Mutex::new(vec![0; devices]),
             totals: Mutex::default(),

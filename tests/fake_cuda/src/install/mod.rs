@@ -25,11 +25,13 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 /// The shared library's own name for the dynamic linker, set by `build.rs`.
 const SONAME: &str = "libcuda.so";
 /// The other names under which programs look for the libraries that the emulator plays.
-const ALIASES: [&str; 4] = [
+const ALIASES: [&str; 6] = [
     "libcuda.so.1",
     "libcublasLt.so",
     "libcublasLt.so.13",
     "libcublasLt.so.12",
+    "libnccl.so",
+    "libnccl.so.2",
 ];
 const FILE: &str = "libfake_cuda.so";
 
@@ -80,7 +82,7 @@ pub fn library() -> Result<PathBuf, String> {
         })
 }
 
-/// A folder in which every name of the driver and of cuBLASLt is the emulator: for a child's `LD_LIBRARY_PATH`.
+/// A folder in which every name of the driver, of cuBLASLt and of NCCL is the emulator: for a child's `LD_LIBRARY_PATH`.
 ///
 /// # Errors
 /// The library is missing, or the links can't be made.
