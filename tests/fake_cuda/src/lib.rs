@@ -20,4 +20,5 @@ pub mod fatbin;
 pub mod install;
 pub mod memory;
 pub mod ptx;
+pub mod strictness;
 pub mod tensor_map;

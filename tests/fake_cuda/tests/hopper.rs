@@ -73,6 +73,7 @@ fn gemm(ptx: &str, [m, n, k]: [usize; 3], seed: u64) -> Result<(Vec<u32>, Vec<u3
         memory: &machine.memory,
         device: &machine.device,
         seed,
+        relaxed: Default::default(),
     })?;
     let value = |v: u8| i32::from(v as i8);
     let want = (0..m * n).map(|i| {

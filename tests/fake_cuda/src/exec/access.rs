@@ -51,7 +51,7 @@ fn extend(ty: Ty, v: u64) -> u64 {
     }
 }
 
-fn combine(op: AtomOp, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
+pub(super) fn combine(op: AtomOp, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
     let signed = |v: u64| extend(ty, v) as i64;
     match op {
         AtomOp::Add => match ty {

@@ -145,7 +145,7 @@ impl<'a> Cluster<'a> {
                 (corner[1] + rank / size[0] % size[1]) as u32,
                 (corner[2] + rank / (size[0] * size[1])) as u32,
             ],
-            shared: SharedMemory::new(bytes),
+            shared: SharedMemory::new(bytes, l.relaxed),
             barriers: Default::default(),
             mbarriers: HashMap::new(),
             warpgroups: (0..warps.div_ceil(4))

@@ -111,6 +111,8 @@ pub struct Launch<'a> {
     pub device: &'a DeviceProfile,
     /// Seed of the schedule.
     pub seed: u64,
+    /// Rules that it is let off.
+    pub relaxed: crate::strictness::Relaxed,
 }
 
 /// What a launch did.

@@ -153,11 +153,11 @@ impl Clocks {
         others.any(|o| self.seen[warp].of(o as Actor) > 0)
     }
 
-    fn visible(&self, earlier: Actor, clock: u32, who: Who) -> bool {
-        let by_warp = usize::from(earlier) < self.own.len();
+    /// Whether what `earlier` wrote, through the generic proxy or the asynchronous one, shows through that of `who`.
+    fn visible(&self, earlier: Actor, clock: u32, generic: bool, who: Who) -> bool {
         let fenced = &self.seen[who.warp].fenced;
         !who.asynchronous
-            || !by_warp
+            || !generic
             || fenced.get(usize::from(earlier)).copied().unwrap_or(0) >= clock
     }
 
@@ -203,6 +203,8 @@ struct Record {
     read_clock: u32,
     write_actor: Actor,
     write_atomic: bool,
+    /// Through the generic proxy.
+    write_generic: bool,
     split: bool,
 }
 
@@ -277,10 +279,11 @@ impl History {
         })
     }
 
-    /// Records a write that was checked before.
-    pub fn wrote(&mut self, at: usize, len: usize, actor: Actor, clock: u32) {
+    /// Records a write that was checked before; `generic`: through the generic proxy, as a `cp.async` writes.
+    pub fn wrote(&mut self, at: usize, len: usize, actor: Actor, clock: u32, generic: bool) {
         let _ = self.records(at, len, |record, _, _| {
             (record.write_actor, record.write_clock) = (actor, clock);
+            record.write_generic = generic;
             Ok(())
         });
     }
@@ -311,11 +314,14 @@ fn update(
                 clocks.name(r.write_actor)
             )));
         }
-        if !clocks.visible(r.write_actor, r.write_clock, who) {
+        if !clocks.visible(r.write_actor, r.write_clock, r.write_generic, who) {
+            let writer = match usize::from(r.write_actor) < clocks.own.len() {
+                true => format!("warp {}", r.write_actor),
+                false => String::from("a cp.async"),
+            };
             return Err(Conflict::Proxy(format!(
-                "{} after a write by warp {} without fence.proxy.async between",
+                "{} after a write by {writer} without fence.proxy.async between",
                 by(),
-                r.write_actor
             )));
         }
     }
@@ -346,6 +352,7 @@ fn update(
         write_clock: who.clock,
         write_actor: who.actor,
         write_atomic: how == Touch::Atomic,
+        write_generic: !who.asynchronous,
         ..Record::default()
     };
     Ok(())
