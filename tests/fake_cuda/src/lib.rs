@@ -11,6 +11,7 @@
 //! | `IMMA_FAKE_DEVICES` | how many of them, 1 by default: contexts of their own, what lies in memory in common |
 //! | `IMMA_FAKE_MEMORY` | device memory in bytes |
 //! | `IMMA_FAKE_SEED` | seed of the schedules, decimal |
+//! | `IMMA_FAKE_PTX` | a folder of PTX files: a module with the kernels of one of them is taken from there |
 //! | `IMMA_FAKE_DRIVER_VERSION` | the version that the driver claims, such as 12040 |
 mod cublaslt;
 pub mod device;

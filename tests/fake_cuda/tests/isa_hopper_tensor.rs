@@ -334,7 +334,10 @@ fn planted_bugs_around_copies() {
     type Check = fn(&FaultKind) -> bool;
     let flying: Check = |k| matches!(k, FaultKind::AsyncPending(_) | FaultKind::Race(_));
     let proxy: Check = |k| matches!(k, FaultKind::Proxy(_));
-    let cases: [(String, Check); 9] = [
+    let short = store.replace("512", "128");
+    let lanes: Check =
+        |k| matches!(k, FaultKind::Race(t) if t.contains("no bar.warp.sync between"));
+    let cases: [(String, Check); 11] = [
         // Read after a barrier that says nothing of the copy, at once and when it has long landed.
         (format!("{start} bar.sync 0; {read}"), flying),
         (format!("{start} mov.u32 %r3, 0; L: add.u32 %r3, %r3, 1; setp.lt.u32 %q, %r3, 3000; @%q bra L; bar.sync 0; {read}"), flying),
@@ -348,6 +351,9 @@ fn planted_bugs_around_copies() {
         // A store's source written again before wait_group.read, and with one group too many left.
         (format!("{fill} {fence} bar.sync 0; {store} bar.sync 0; {fill}"), flying),
         (format!("{fill} {fence} bar.sync 0; {store} @%p cp.async.bulk.wait_group.read 1; bar.sync 0; {fill}"), flying),
+        // One lane stores what the others of its warp have fenced, and lets them write where the store has read.
+        (format!("setp.gt.u32 %q, %t, 31; @%q bra E; {fill} {fence} {short} cp.async.bulk.wait_group 0; E:"), lanes),
+        (format!("setp.gt.u32 %q, %t, 31; @%q bra E; {fill} {fence} bar.warp.sync -1; {short} @%p cp.async.bulk.wait_group.read 0; {fill} E:"), lanes),
         // A load into what was just written.
         (format!("{fill} bar.sync 0; {start}"), proxy),
     ];

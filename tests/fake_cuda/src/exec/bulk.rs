@@ -6,7 +6,7 @@ use super::regs::lanes;
 use super::tensor;
 use super::warp::Warp;
 use super::FaultKind;
-use crate::memory::{MemoryFault, Who, BLOCK_WINDOW_BYTES};
+use crate::memory::{Lane, MemoryFault, Who, BLOCK_WINDOW_BYTES};
 use crate::ptx::ir::{Addr, AtomOp, Completion, Space, Src, Tile};
 use crate::tensor_map::{TensorMap, WORDS};
 
@@ -119,6 +119,7 @@ impl Cluster<'_> {
                 actor,
                 clock: NOT_YET,
                 asynchronous: true,
+                lane: Some(lane as Lane),
             };
             let memory = &mut self.blocks[rank].shared;
             if let Err(fault) = memory.promise(&self.clocks, at, data.len() as u64, who) {
@@ -240,7 +241,7 @@ impl Cluster<'_> {
         let ticket = self.ticket();
         let who = Who {
             asynchronous: true,
-            ..self.who(w)
+            ..self.who_lane(w, lane)
         };
         let memory = &mut self.blocks[w.rank].shared;
         match memory.lend(&self.clocks, at, bytes, who, ticket) {

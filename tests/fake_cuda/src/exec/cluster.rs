@@ -10,7 +10,9 @@ use super::regs::{lanes, FULL};
 use super::warp::{Split, State, Warp};
 use super::warpgroup::Warpgroup;
 use super::{Fault, FaultKind, Launch};
-use crate::memory::{Clocks, GlobalMemory, GlobalView, MemoryFault, SharedMemory, Who, MAX_WARPS};
+use crate::memory::{
+    Clocks, GlobalMemory, GlobalView, Lane, MemoryFault, SharedMemory, Who, MAX_WARPS,
+};
 use crate::ptx::ir::{Op, Program, Special, Src};
 
 /// Instructions of one block after which it is given up.
@@ -181,6 +183,14 @@ impl<'a> Cluster<'a> {
     /// The warp itself, as someone who touches shared memory.
     pub(super) fn who(&self, w: &Warp) -> Who {
         self.clocks.generic(w.index)
+    }
+
+    /// One lane of it, or [`crate::memory::ALL_LANES`].
+    pub(super) fn who_lane(&self, w: &Warp, lane: usize) -> Who {
+        Who {
+            lane: Some(lane as Lane),
+            ..self.who(w)
+        }
     }
 
     pub(super) fn threads(&self) -> u32 {

@@ -191,7 +191,7 @@ impl Cluster<'_> {
     pub(super) fn bulk_wait(&mut self, w: &mut Warp, exec: u32, keep: u32, read: bool) -> Step {
         for lane in lanes(exec) {
             let limit = w.bulk[lane].committed.saturating_sub(keep);
-            let who = self.who(w);
+            let who = self.who_lane(w, lane);
             for open in w.bulk[lane].open.iter_mut().filter(|o| o.group < limit) {
                 let memory = &mut self.blocks[w.rank].shared;
                 memory.give_back(&self.clocks, open.ticket, who);

@@ -147,7 +147,7 @@ impl Cluster<'_> {
             if !(1..=LIMIT).contains(&n) {
                 return wrong(lane, format!("count {n}, want 1 to {LIMIT}"));
             }
-            let who = self.who(w);
+            let who = self.who_lane(w, lane);
             let block = &mut self.blocks[rank];
             if let Err(fault) = block.shared.set_object(&self.clocks, place, who, true) {
                 return stop(lane, super::access::shared_fault(fault));
@@ -180,7 +180,7 @@ impl Cluster<'_> {
         for lane in lanes(exec) {
             let place = self.mbarrier_place(w, lane, space, at[lane])?;
             self.live(w, lane, place)?;
-            let who = self.who(w);
+            let who = self.who_lane(w, lane);
             let block = &mut self.blocks[place.0];
             block.mbarriers.remove(&place.1);
             if let Err(fault) = block.shared.set_object(&self.clocks, place.1, who, false) {
@@ -401,6 +401,9 @@ impl Cluster<'_> {
         if over == 0 && !hurry && !std::mem::take(&mut w.give_up) {
             self.blocked = true;
             return Ok(());
+        }
+        if over != 0 && acquire != Order::Relaxed {
+            self.clocks.converge(w.index);
         }
         for lane in lanes(over).filter(|_| acquire != Order::Relaxed) {
             let place = self.mbarrier_place(w, lane, space, at[lane])?;

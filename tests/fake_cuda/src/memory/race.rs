@@ -3,12 +3,14 @@
 //! Every warp has a clock that advances when it arrives somewhere (a barrier, an mbarrier), and knows of every
 //! other actor the clock value up to which that actor's accesses happened before its own next access (a vector
 //! clock). An access races with an earlier one of another actor that it does not know of. Lanes of one
-//! warp are not checked against each other.
+//! warp are checked against each other in `lanes`.
 //!
 //! Actors are warps, and what works for them asynchronously: the wgmma operations of a warpgroup (clock: the
 //! group number from 1) and the copies that complete on one mbarrier (clock: the phase number from 1). A warp
 //! learns of these by its wait. Accesses of asynchronous actors go through the async proxy: they see what a warp
 //! wrote only if a `fence.proxy.async` lies between, which a second vector clock follows.
+
+use super::lanes::Lane;
 
 /// Most warps a block can have.
 pub const MAX_WARPS: usize = 32;
@@ -65,6 +67,8 @@ pub struct Who {
     pub clock: u32,
     /// Through the async proxy.
     pub asynchronous: bool,
+    /// Which lane of the warp; none where the warp acts as one.
+    pub lane: Option<Lane>,
 }
 
 /// The clocks of a cluster's warps.
@@ -72,6 +76,8 @@ pub struct Clocks {
     own: Vec<u32>,
     seen: Vec<Knowledge>,
     groups: usize,
+    /// How often the lanes of each warp came together, from 1.
+    epochs: Vec<u32>,
 }
 
 impl Clocks {
@@ -81,6 +87,7 @@ impl Clocks {
             own: vec![1; warps],
             seen: vec![Knowledge::default(); warps],
             groups,
+            epochs: vec![1; warps],
         }
     }
 
@@ -101,7 +108,18 @@ impl Clocks {
             actor: warp as Actor,
             clock: self.own[warp],
             asynchronous: false,
+            lane: None,
         }
+    }
+
+    /// The lanes of `warp` see what each of them did so far.
+    pub fn converge(&mut self, warp: usize) {
+        self.epochs[warp] += 1;
+    }
+
+    /// Where `warp` stands between two such times.
+    pub fn epoch(&self, warp: usize) -> u32 {
+        self.epochs[warp]
     }
 
     /// What `warp` tells the others when it arrives somewhere; later accesses are not covered by it.

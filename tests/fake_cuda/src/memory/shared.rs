@@ -1,4 +1,5 @@
 //! Shared memory of one block.
+use super::lanes::LaneHistory;
 use super::race::{Actor, Clocks, Conflict, History, Touch, Who};
 use super::{MemoryFault, SHARED_BASE};
 use crate::strictness::{Relaxed, Rule};
@@ -51,6 +52,7 @@ pub struct SharedMemory {
     data: Vec<u8>,
     state: Vec<u8>,
     history: History,
+    lanes: LaneHistory,
     lent: Vec<Lent>,
     relaxed: Relaxed,
 }
@@ -63,6 +65,7 @@ impl SharedMemory {
             data: vec![0xcd; bytes as usize],
             state: vec![0; bytes as usize],
             history: History::new(n),
+            lanes: LaneHistory::new(n),
             lent: Vec::new(),
             relaxed,
         }
@@ -125,6 +128,12 @@ impl SharedMemory {
                     SharedFault::Proxy(format!("{bytes} bytes at {addr:#x}: {text}"))
                 }
             })?;
+        if let Some(lane) = who.lane.filter(|_| how != Touch::Atomic) {
+            let when = (who.warp, clocks.epoch(who.warp));
+            self.lanes
+                .touch(when, lane, at, bytes as usize, how == Touch::Write)
+                .map_err(|text| SharedFault::Race(format!("{bytes} bytes at {addr:#x}: {text}")))?;
+        }
         Ok(at)
     }
 
