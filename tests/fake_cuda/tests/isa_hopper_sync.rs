@@ -431,3 +431,39 @@ fn rules_are_relaxed_one_by_one() {
     let kind = run.fault("st.shared.u32 [%s], %t;");
     assert!(matches!(kind, FaultKind::Race(_)), "{kind}");
 }
+
+/// Shared memory of a block lasts as long as the block: whoever uses a peer's must have told it so before it exits, whichever of them
+/// the schedule lets go first.
+#[test]
+fn a_block_stays_until_its_peers_are_done_with_it() {
+    let peer = "mov.u32 %r1, %cluster_ctarank; xor.b32 %r1, %r1, 1; mapa.shared::cluster.u32 %r2, %s, %r1; mapa.shared::cluster.u32 %r3, %m, %r1;";
+    let store = "@%p st.shared::cluster.u32 [%r2], %t;";
+    let arrive = "@%p mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r3];";
+    let relaxed = "barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.acquire.aligned;";
+    let start = format!("{} {SYNC} {peer}", init(1));
+    for (end, stays) in [
+        (store.to_owned(), false),
+        (format!("{store} {SYNC}"), true),
+        (format!("{store} {relaxed}"), true),
+        (arrive.to_owned(), false),
+        (format!("{arrive} {SYNC}"), true),
+        // Its own wait for the arrival is enough.
+        (format!("{arrive} {}", wait(0)), true),
+        // A store after the arrival that was waited for is not covered by it.
+        (format!("{arrive} {store} {}", wait(0)), false),
+    ] {
+        let body = format!("{start} {end}");
+        for seed in 0..8 {
+            let m = Machine::new(&kernel(&body));
+            let (input, out) = (m.words(&[7; 1024]), m.room(8192));
+            let run = Run { seed, ..PAIR };
+            match run.on(&m, input, out) {
+                Ok(()) => assert!(stays, "seed {seed}: {end}"),
+                Err(f) => {
+                    let named = matches!(&f.kind, FaultKind::Cluster(t) if t.contains("exit"));
+                    assert!(!stays && named, "seed {seed}, {end}: {f}");
+                }
+            }
+        }
+    }
+}

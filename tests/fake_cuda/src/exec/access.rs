@@ -214,6 +214,7 @@ impl Cluster<'_> {
         let done = match space {
             Space::Shared | Space::Cluster => {
                 let (rank, addr) = self.locate(w, lane, space, addr)?;
+                self.visit(w, rank, None);
                 let who = self.who_lane(w, lane);
                 let memory = &mut self.blocks[rank].shared;
                 memory
@@ -267,6 +268,7 @@ impl Cluster<'_> {
         let done = match space {
             Space::Shared | Space::Cluster => {
                 let (rank, addr) = self.locate(w, lane, space, addr)?;
+                self.visit(w, rank, None);
                 let who = self.who_lane(w, lane);
                 let memory = &mut self.blocks[rank].shared;
                 memory
@@ -356,6 +358,7 @@ impl Cluster<'_> {
             let old = match space {
                 Space::Shared | Space::Cluster => {
                     let (rank, addr) = self.locate(w, lane, space, addr)?;
+                    self.visit(w, rank, None);
                     let who = self.who_lane(w, lane);
                     let memory = &mut self.blocks[rank].shared;
                     match memory.update(&self.clocks, addr, width, who, f) {

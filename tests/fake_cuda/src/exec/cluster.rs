@@ -7,6 +7,7 @@ use super::cluster_barrier::ClusterBarrier;
 use super::flight::Flights;
 use super::mbarrier::Mbarrier;
 use super::regs::{lanes, FULL};
+use super::visit::Visits;
 use super::warp::{Split, State, Warp};
 use super::warpgroup::Warpgroup;
 use super::{Fault, FaultKind, Launch};
@@ -92,6 +93,10 @@ pub struct Block {
     /// Live mbarrier objects by address.
     pub(super) mbarriers: HashMap<u64, Mbarrier>,
     pub(super) warpgroups: Vec<Warpgroup>,
+    /// What other blocks of the cluster did here.
+    pub(super) visits: Visits,
+    /// Phases of the cluster's barrier that some warp of the block has waited for.
+    pub(super) cluster_waited: u32,
     /// Registers that nobody holds.
     pub(super) free_registers: u32,
     /// Threads that have not exited.
@@ -153,6 +158,8 @@ impl<'a> Cluster<'a> {
             warpgroups: (0..warps.div_ceil(4))
                 .map(|_| Warpgroup::new(each))
                 .collect(),
+            visits: Visits::default(),
+            cluster_waited: 0,
             free_registers: 0,
             alive: threads,
         };
@@ -474,6 +481,7 @@ impl<'a> Cluster<'a> {
         }
         if self.blocks[w.rank].alive == 0 {
             self.leave_block(w, exec)?;
+            self.leave_visitors(w, exec)?;
         }
         Ok(())
     }

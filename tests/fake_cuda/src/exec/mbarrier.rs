@@ -314,6 +314,7 @@ impl Cluster<'_> {
         if b.turn() {
             self.events += 1;
         }
+        self.visit(w, place.0, Some((place.1, phase)));
         Ok(phase)
     }
 

@@ -19,6 +19,7 @@ mod rendezvous;
 mod select;
 mod step;
 mod tensor;
+mod visit;
 mod warp;
 mod warpgroup;
 mod wgmma;
