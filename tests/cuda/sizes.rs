@@ -160,35 +160,55 @@ fn the_largest_element_at_every_border() {
 #[test]
 fn more_rows_than_a_grid_has() {
     let (device, stream, random) = (device(), stream(), &mut Random(46));
-    let (rows, cols) = (65_535 + 6, 3);
+    // With a gap between rows: a dense matrix is one long row to elementwise kernels.
+    let (rows, cols, stride) = (65_535 + 6, 3, 4);
     let data: Vec<f32> = (0..rows * cols).map(|_| random.unit()).collect();
-    let input = stream.clone_htod(&data).unwrap();
-    let mut q = stream.clone_htod(&vec![0x55i8; rows * cols]).unwrap();
-    let (from, to) = (
-        Matrix::new(&input, rows, cols),
-        Matrix::new(&mut q, rows, cols),
+    let input = Placed::at(&stream, &data, [rows, cols], f32::MAX, 0, stride);
+    let mut q = Placed::at(
+        &stream,
+        &vec![0x55i8; rows * cols],
+        [rows, cols],
+        0x66,
+        0,
+        stride,
     );
-    kernels::quantize_static(device, &stream, from, to, 0.013, Rounding::NearestEven).unwrap();
+    let (from, to) = (input.geometry(), q.geometry());
+    kernels::quantize_static(
+        device,
+        &stream,
+        from.over(&input.view()),
+        to.over(&mut q.view_mut()),
+        0.013,
+        Rounding::NearestEven,
+    )
+    .unwrap();
     let quantize = |x: &f32| Rounding::NearestEven.quantize(*x, 1.0 / 0.013, 0);
     let want: Vec<i8> = data.iter().map(quantize).collect();
-    assert!(stream.clone_dtoh(&q).unwrap() == want, "quantize_static");
+    assert!(q.read(&stream) == want, "quantize_static");
 
-    let mut floats = stream.clone_htod(&vec![-1.0f32; rows * cols]).unwrap();
-    let (from, to) = (
-        Matrix::new(&q, rows, cols),
-        Matrix::new(&mut floats, rows, cols),
-    );
-    kernels::dequantize(device, &stream, from, to, Dequantize::default()).unwrap();
+    let poison = vec![-1.0f32; rows * cols];
+    let mut floats = Placed::at(&stream, &poison, [rows, cols], f32::MAX, 0, stride);
+    let (from, to) = (q.geometry(), floats.geometry());
+    let how = Dequantize::default();
+    kernels::dequantize(
+        device,
+        &stream,
+        from.over(&q.view()),
+        to.over(&mut floats.view_mut()),
+        how,
+    )
+    .unwrap();
     let want: Vec<f32> = want.iter().map(|q| f32::from(*q)).collect();
-    assert!(stream.clone_dtoh(&floats).unwrap() == want, "dequantize");
+    assert!(floats.read(&stream) == want, "dequantize");
 
+    let row_scales = stream.clone_htod(&data[..rows]).unwrap();
     let sums: Vec<i32> = (0..rows * cols)
         .map(|_| random.next() as i32 >> 12)
         .collect();
     let from = stream.clone_htod(&sums).unwrap();
     let mut out = stream.clone_htod(&vec![-1.0f32; rows * cols]).unwrap();
     let epilogue = Epilogue::<OnDevice<'_>>::to(Output::F32)
-        .with_row_scales(Scales::PerVector(input.slice(..rows).into()));
+        .with_row_scales(Scales::PerVector((&row_scales).into()));
     let to = Matrix::new(DeviceOutput::F32(out.as_view_mut()), rows, cols);
     kernels::epilogue(
         device,

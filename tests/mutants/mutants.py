@@ -11,6 +11,7 @@ class Mutant:
     tests: list
     sources: list = None  # what includes a header: the .cu files to compile
     equivalent: str = ""  # why nothing can notice; the tests must then pass
+    unseen: str = ""  # what the emulated machine would have to know to notice for certain; it counts as not caught
     count: int = 1  # how often the text stands there; all are replaced
 
     def __post_init__(self):
@@ -28,6 +29,8 @@ OVERLAP90 = "igemm90::a_product_overlaps_the_kernel_that_quantises"
 GROUPWISE = "groupwise::every_instance_gives_the_definitions_bits"
 
 SM80, SM90, GROUPS = ["igemm_sm80.cu"], ["igemm_sm90.cu"], ["igemm_groupwise.cu"]
+
+BLOCKS = "the order of global memory between blocks"
 
 MUTANTS = [
     # What lies in memory as int32 sums.
@@ -175,17 +178,17 @@ MUTANTS = [
            [RANDOM90], SM90),
     Mutant("parts_added_plainly", "finish_item.cuh",
            "atomicAdd(p.sums + uint64_t(row0 + r) * e.cols + col0 + c, strip[r * T::STRIP_PITCH + c]);",
-           "p.sums[uint64_t(row0 + r) * e.cols + col0 + c] += strip[r * T::STRIP_PITCH + c];", [RANDOM90], SM90),
+           "p.sums[uint64_t(row0 + r) * e.cols + col0 + c] += strip[r * T::STRIP_PITCH + c];", [RANDOM90], SM90, unseen=BLOCKS),
     Mutant("parts_one_less", "finish_item.cuh", "*flag == splits - 1;", "*flag == splits - 2;", [RANDOM90], SM90),
     Mutant("parts_counter_kept", "finish_item.cuh", "        *arrived = 0;\n", "", ["igemm90::a_split_product_is_captured_and_replayed"], SM90),
     Mutant("parts_sums_kept", "finish_plain.cuh", "        __stcg(reinterpret_cast<int4*>(from), make_int4(0, 0, 0, 0));\n", "",
            [RANDOM90], SM90),
     Mutant("parts_no_threadfence", "finish_item.cuh", "    __threadfence();\n    ptx::bar_sync(1 + consumer, 128);\n    if",
-           "    ptx::bar_sync(1 + consumer, 128);\n    if", [RANDOM90], SM90),
+           "    ptx::bar_sync(1 + consumer, 128);\n    if", [RANDOM90], SM90, unseen=BLOCKS),
     Mutant("parts_no_barrier", "finish_item.cuh", "    __threadfence();\n    ptx::bar_sync(1 + consumer, 128);\n    if",
-           "    __threadfence();\n    if", [RANDOM90], SM90),
+           "    __threadfence();\n    if", [RANDOM90], SM90, unseen=BLOCKS),
     Mutant("parts_read_nc", "finish_plain.cuh", "const int4 v = __ldcg(reinterpret_cast<const int4*>(from));",
-           "const int4 v = __ldg(reinterpret_cast<const int4*>(from));", [RANDOM90], SM90),
+           "const int4 v = __ldg(reinterpret_cast<const int4*>(from));", [RANDOM90], SM90, unseen=BLOCKS),
     Mutant("dependents_never_launched", "igemm_sm90.cu", "            ptx::griddepcontrol_launch_dependents();\n", "", [OVERLAP90],
            equivalent="the next kernel then starts when this one ends: later, not otherwise"),
 ]
