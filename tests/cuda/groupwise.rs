@@ -15,7 +15,7 @@ use ndarray::{Array2, ArrayView2};
 use std::sync::Arc;
 
 /// How a finished float becomes an output.
-trait Finished: Out {
+pub trait Finished: Out {
     fn finished(v: f32) -> Self;
 }
 macro_rules! finished {
@@ -117,7 +117,7 @@ fn bytes(random: &mut Random, count: usize) -> Vec<i8> {
     out
 }
 
-fn check<O: Finished>(
+pub fn check<O: Finished>(
     random: &mut Random,
     tile: &'static Tile,
     size: usize,

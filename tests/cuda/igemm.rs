@@ -151,7 +151,7 @@ fn check<O: Out>(random: &mut Random, tile: &'static Tile, splits: usize, shape:
     check_product::<O>(random, tile, splits, shape, gated);
 }
 
-fn check_product<O: Out>(
+pub fn check_product<O: Out>(
     random: &mut Random,
     tile: &'static Tile,
     splits: usize,

@@ -26,7 +26,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Whether there is anything to run: a device of compute capability 9.0 and a build for it.
-fn runs() -> bool {
+pub fn runs() -> bool {
     match available(device()) {
         Ok(()) => true,
         Err(error) => {
@@ -134,7 +134,7 @@ fn on_some(random: &mut Random, tile: &'static Tile, splits: usize) -> Instance 
 }
 
 /// One product by one instance with a random epilogue, launched twice: the second finds what the first left.
-fn check<O: Out>(random: &mut Random, instance: Instance, shape: [usize; 3]) {
+pub fn check<O: Out>(random: &mut Random, instance: Instance, shape: [usize; 3]) {
     // Often scales and a bias alone, which have a way of their own; often where TMA can store.
     let (plain, aligned) = (random.below(3) == 0, random.below(2) == 0);
     check_way::<O>(random, instance, shape, plain, aligned);

@@ -37,6 +37,8 @@ mod params;
 mod row_scalars;
 mod sass;
 #[cfg(target_os = "linux")]
+mod sizes;
+#[cfg(target_os = "linux")]
 mod status;
 #[cfg(target_os = "linux")]
 mod support;

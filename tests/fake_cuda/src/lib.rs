@@ -12,6 +12,7 @@
 //! | `IMMA_FAKE_MEMORY` | device memory in bytes |
 //! | `IMMA_FAKE_SEED` | seed of the schedules, decimal |
 //! | `IMMA_FAKE_NCCL_MS` | how long a rank of NCCL waits for the others before that is a deadlock, 20000 by default |
+//! | `IMMA_FAKE_PTX` | a folder of PTX files: a module with the kernels of one of them is taken from there |
 //! | `IMMA_FAKE_DRIVER_VERSION` | the version that the driver claims, such as 12040 |
 mod cublaslt;
 pub mod device;
@@ -22,4 +23,5 @@ pub mod install;
 pub mod memory;
 mod nccl;
 pub mod ptx;
+pub mod strictness;
 pub mod tensor_map;

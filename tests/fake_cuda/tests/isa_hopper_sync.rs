@@ -6,6 +6,7 @@ use common::Machine;
 use fake_cuda::device::DeviceProfile;
 use fake_cuda::exec::FaultKind;
 use fake_cuda::ptx;
+use fake_cuda::strictness::{Relaxed, Rule};
 use hopper_common::{init, kernel, wait, Run};
 
 /// Every warp writes, arrives, waits and reads another warp's word.
@@ -167,6 +168,7 @@ const PAIR: Run<'static> = Run {
     seed: 3,
     map: None,
     dependent: false,
+    relaxed: Relaxed::NONE,
 };
 const SYNC: &str = "barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;";
 
@@ -369,6 +371,99 @@ fn a_dependent_launch_waits_before_it_touches_what_the_kernel_before_wrote() {
         match run(&body, true) {
             Err(FaultKind::Dependent(text)) if text.contains(says) => {}
             other => panic!("{body}: {other:?}"),
+        }
+    }
+}
+
+/// A launch let off one rule passes where a strict one stops, and stops under any other.
+#[test]
+fn rules_are_relaxed_one_by_one() {
+    let wide = format!(
+        "{} mbarrier.arrive.shared::cta.b64 _, [%m]; {} mov.u32 %r1, 7; {{ W2: mbarrier.try_wait.parity.shared::cta.b64 %q, [%m], %r1; @!%q bra W2; }}",
+        init(128),
+        wait(0)
+    )
+    // Phase 1 is under way, so phase 7's parity is over only after these arrivals.
+    .replace("mov.u32 %r1, 7;", "mbarrier.arrive.shared::cta.b64 _, [%m]; mov.u32 %r1, 7;");
+    let unfenced = "@%p mbarrier.init.shared::cta.b64 [%m], 1; bar.sync 0;\n\
+                    @%p mbarrier.arrive.expect_tx.shared::cta.b64 _, [%m], 16;\n\
+                    @%p cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%s], [%in], 16, [%m];";
+    let unfenced = format!("{unfenced} {}", wait(0));
+    let unused = "shl.b32 %r1, %t, 2; add.u32 %r1, %s, %r1; ld.shared.u32 %r2, [%r1];";
+    let same = "mov.u32 %r1, 5; st.shared.u32 [%s], %r1; bar.sync 0; ld.shared.u32 %r2, [%s]; st.global.u32 [%o], %r2;";
+    type Expected = fn(&FaultKind) -> bool;
+    let cases: [(Rule, &str, Expected); 4] = [
+        (
+            Rule::WideParity,
+            &wide,
+            |k| matches!(k, FaultKind::Mbarrier(t) if t.contains("want 0 or 1")),
+        ),
+        (Rule::InitFence, &unfenced, |k| {
+            matches!(k, FaultKind::Proxy(_))
+        }),
+        (Rule::UnusedShared, unused, |k| {
+            matches!(k, FaultKind::Shared(_))
+        }),
+        (Rule::SameValue, same, |k| matches!(k, FaultKind::Race(_))),
+    ];
+    for (rule, body, expected) in cases {
+        for (_, other) in Rule::ALL {
+            let run = Run {
+                relaxed: Relaxed::default().and(other),
+                ..Run::default()
+            };
+            let m = Machine::new(&kernel(body));
+            let (input, out) = (m.words(&[7; 1024]), m.room(8192));
+            match run.on(&m, input, out) {
+                Ok(()) => assert_eq!(rule, other),
+                Err(f) => assert!(
+                    rule != other && expected(&f.kind),
+                    "{rule:?}, {other:?}: {f}"
+                ),
+            }
+        }
+    }
+    // Two values are two values.
+    let run = Run {
+        relaxed: Relaxed::default().and(Rule::SameValue),
+        ..Run::default()
+    };
+    let kind = run.fault("st.shared.u32 [%s], %t;");
+    assert!(matches!(kind, FaultKind::Race(_)), "{kind}");
+}
+
+/// Shared memory of a block lasts as long as the block: whoever uses a peer's must have told it so before it exits, whichever of them
+/// the schedule lets go first.
+#[test]
+fn a_block_stays_until_its_peers_are_done_with_it() {
+    let peer = "mov.u32 %r1, %cluster_ctarank; xor.b32 %r1, %r1, 1; mapa.shared::cluster.u32 %r2, %s, %r1; mapa.shared::cluster.u32 %r3, %m, %r1;";
+    let store = "@%p st.shared::cluster.u32 [%r2], %t;";
+    let arrive = "@%p mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r3];";
+    let relaxed = "barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.acquire.aligned;";
+    let start = format!("{} {SYNC} {peer}", init(1));
+    for (end, stays) in [
+        (store.to_owned(), false),
+        (format!("{store} {SYNC}"), true),
+        (format!("{store} {relaxed}"), true),
+        (arrive.to_owned(), false),
+        (format!("{arrive} {SYNC}"), true),
+        // Its own wait for the arrival is enough.
+        (format!("{arrive} {}", wait(0)), true),
+        // A store after the arrival that was waited for is not covered by it.
+        (format!("{arrive} {store} {}", wait(0)), false),
+    ] {
+        let body = format!("{start} {end}");
+        for seed in 0..8 {
+            let m = Machine::new(&kernel(&body));
+            let (input, out) = (m.words(&[7; 1024]), m.room(8192));
+            let run = Run { seed, ..PAIR };
+            match run.on(&m, input, out) {
+                Ok(()) => assert!(stays, "seed {seed}: {end}"),
+                Err(f) => {
+                    let named = matches!(&f.kind, FaultKind::Cluster(t) if t.contains("exit"));
+                    assert!(!stays && named, "seed {seed}, {end}: {f}");
+                }
+            }
         }
     }
 }

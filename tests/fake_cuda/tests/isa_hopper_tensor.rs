@@ -164,6 +164,100 @@ fn a_store_writes_what_lies_inside() {
     }
 }
 
+/// `cp.reduce.async.bulk.tensor`: each element of the box that lies inside is combined with what is there; several blocks at once
+/// lose nothing.
+#[test]
+fn a_reducing_store_combines_what_lies_inside() {
+    type Combine = Box<dyn Fn(u32, u32) -> u32>;
+    let half = |x: u32, y: u32, at: u32| {
+        let part = |v: u32| half::f16::from_bits((v >> at) as u16).to_f32();
+        u32::from(half::f16::from_f32(part(x) + part(y)).to_bits()) << at
+    };
+    let cases: [(&str, u8, Combine); 9] = [
+        ("add", 2, Box::new(u32::wrapping_add)),
+        ("min", 2, Box::new(std::cmp::min)),
+        ("max", 2, Box::new(std::cmp::max)),
+        ("min", 3, Box::new(|x, y| (x as i32).min(y as i32) as u32)),
+        ("max", 3, Box::new(|x, y| (x as i32).max(y as i32) as u32)),
+        ("and", 2, Box::new(|x, y| x & y)),
+        ("or", 3, Box::new(|x, y| x | y)),
+        ("xor", 2, Box::new(|x, y| x ^ y)),
+        (
+            "add",
+            6,
+            Box::new(move |x, y| half(x, y, 0) | half(x, y, 16)),
+        ),
+    ];
+    // Halves that are finite: neither exponent is all ones.
+    let start: Vec<u32> = (0..12 * 20u32)
+        .map(|i| i.wrapping_mul(0x9e37_79b9) & !0x4000_4000)
+        .collect();
+    for (name, data_type, combine) in cases {
+        let body = format!(
+            "shl.b32 %r1, %t, 2; add.u32 %r1, %s, %r1; mul.lo.u32 %r2, %t, 2654435769; add.u32 %r2, %r2, 77; and.b32 %r2, %r2, 0xbfffbfff;\n\
+             st.shared.u32 [%r1], %r2; fence.proxy.async.shared::cta; bar.sync 0;\n\
+             @%p cp.reduce.async.bulk.tensor.2d.global.shared::cta.{name}.tile.bulk_group [%map, {{COLUMN, 6}}], [%s];\n\
+             @%p cp.async.bulk.commit_group; @%p cp.async.bulk.wait_group 0;"
+        );
+        // A box of 8 words and 8 rows, the last columns and rows outside a tensor of 20 words and 12 rows.
+        let words = if data_type == 6 { 2 } else { 1 };
+        let body = body.replace("COLUMN", &(16 * words).to_string());
+        let m = Machine::new(&kernel(&body));
+        let (to, filler) = (m.words(&start), m.room(16));
+        let mut map = map(0, &[20 * words, 12], &[80], &[8 * words as u32, 8]);
+        (map.data_type, map.address) = (data_type, to);
+        let run = Run {
+            block: 64,
+            grid: 3,
+            map: Some(&map),
+            ..Run::default()
+        };
+        run.on(&m, 0, filler).unwrap_or_else(|f| panic!("{f}"));
+        let have = m.read(to, start.len());
+        for (i, (&have, &old)) in have.iter().zip(&start).enumerate() {
+            let (x, y) = (i as u32 % 20, i as u32 / 20);
+            let mut want = old;
+            if x >= 16 && y >= 6 {
+                let t = (y - 6) * 8 + x - 16;
+                let stored = t.wrapping_mul(2_654_435_769).wrapping_add(77) & 0xbfff_bfff;
+                for _ in 0..3 {
+                    want = combine(want, stored);
+                }
+            }
+            assert_eq!(have, want, "{name} over type {data_type}: {x},{y}");
+        }
+    }
+    // What is not there: bits of floats, a sum of s64, a reduction into memory that nobody wrote.
+    let store = |op: &str| {
+        format!(
+            "st.shared.u32 [%s], %t; fence.proxy.async.shared::cta; @%p cp.reduce.async.bulk.tensor.1d.global.shared::cta.{op}.bulk_group [%map, {{0}}], [%s];\n\
+             @%p cp.async.bulk.commit_group; @%p cp.async.bulk.wait_group 0;"
+        )
+    };
+    for (op, data_type, written, what) in [
+        ("xor", 7u8, true, "bits of floats"),
+        ("add", 5, true, "no such operation"),
+        ("add", 2, false, "uninitialised"),
+    ] {
+        let m = Machine::new(&kernel(&store(op)));
+        let to = if written {
+            m.words(&[1; 4])
+        } else {
+            m.room(16)
+        };
+        let width = if data_type == 5 { 8 } else { 4 };
+        let mut map = map(0, &[16 / width], &[], &[16 / width as u32]);
+        (map.data_type, map.address) = (data_type, to);
+        let run = Run {
+            block: 1,
+            map: Some(&map),
+            ..Run::default()
+        };
+        let fault = run.on(&m, 0, to).expect_err(what);
+        assert!(fault.to_string().contains(what), "{fault}");
+    }
+}
+
 #[test]
 fn plain_bulk_copies_go_both_ways() {
     let body = format!(
@@ -240,7 +334,10 @@ fn planted_bugs_around_copies() {
     type Check = fn(&FaultKind) -> bool;
     let flying: Check = |k| matches!(k, FaultKind::AsyncPending(_) | FaultKind::Race(_));
     let proxy: Check = |k| matches!(k, FaultKind::Proxy(_));
-    let cases: [(String, Check); 9] = [
+    let short = store.replace("512", "128");
+    let lanes: Check =
+        |k| matches!(k, FaultKind::Race(t) if t.contains("no bar.warp.sync between"));
+    let cases: [(String, Check); 11] = [
         // Read after a barrier that says nothing of the copy, at once and when it has long landed.
         (format!("{start} bar.sync 0; {read}"), flying),
         (format!("{start} mov.u32 %r3, 0; L: add.u32 %r3, %r3, 1; setp.lt.u32 %q, %r3, 3000; @%q bra L; bar.sync 0; {read}"), flying),
@@ -254,6 +351,9 @@ fn planted_bugs_around_copies() {
         // A store's source written again before wait_group.read, and with one group too many left.
         (format!("{fill} {fence} bar.sync 0; {store} bar.sync 0; {fill}"), flying),
         (format!("{fill} {fence} bar.sync 0; {store} @%p cp.async.bulk.wait_group.read 1; bar.sync 0; {fill}"), flying),
+        // One lane stores what the others of its warp have fenced, and lets them write where the store has read.
+        (format!("setp.gt.u32 %q, %t, 31; @%q bra E; {fill} {fence} {short} cp.async.bulk.wait_group 0; E:"), lanes),
+        (format!("setp.gt.u32 %q, %t, 31; @%q bra E; {fill} {fence} bar.warp.sync -1; {short} @%p cp.async.bulk.wait_group.read 0; {fill} E:"), lanes),
         // A load into what was just written.
         (format!("{fill} bar.sync 0; {start}"), proxy),
     ];

@@ -4,7 +4,8 @@ mod hopper_common;
 
 use common::Machine;
 use fake_cuda::exec::FaultKind;
-use hopper_common::{kernel, Run};
+use fake_cuda::strictness::{Relaxed, Rule};
+use hopper_common::{init, kernel, wait, Run};
 
 /// Copies 12 KiB from `in` to shared memory, visible to the async proxy.
 const FILL: &str = "mov.u32 %r1, %t; F: mul.wide.u32 %d0, %r1, 4; add.u64 %d0, %in, %d0; ld.global.u32 %r2, [%d0];\n\
@@ -79,7 +80,11 @@ fn run(body: &str, image: &[u8]) -> Vec<i32> {
     Run::default()
         .on(&m, input, out)
         .unwrap_or_else(|f| panic!("{f}"));
-    let words = m.read(out, 1024);
+    sums(&m.read(out, 1024))
+}
+
+/// The same of words that were read.
+fn sums(words: &[u32]) -> Vec<i32> {
     let mut d = vec![0; 1024];
     for (at, word) in words.iter().enumerate() {
         let (t, i) = (at / 8, at % 8);
@@ -132,6 +137,54 @@ fn swizzled_rows_at_every_step_along_k() {
             let body = wait_for(&mma("s8.s8", &d(A).to_string(), d(B), 0));
             assert_eq!(run(&body, &c.image), c.want, "span {span} step {step}");
         }
+    }
+}
+
+/// `cp.async` writes through the generic proxy, however its end is learnt of: wgmma sees it behind `fence.proxy.async` alone.
+#[test]
+fn wgmma_sees_cp_async_behind_a_proxy_fence() {
+    let fill = |end: &str| {
+        format!(
+            "{} mov.u32 %r1, %t; F: mul.wide.u32 %d0, %r1, 16; add.u64 %d0, %in, %d0; shl.b32 %r3, %r1, 4; add.u32 %r3, %s, %r3;\n\
+             cp.async.cg.shared.global [%r3], [%d0], 16; add.u32 %r1, %r1, 128; setp.lt.u32 %q, %r1, 768; @%q bra F;\n{end}\n",
+            init(128)
+        )
+    };
+    let by_group = "cp.async.commit_group; cp.async.wait_group 0;";
+    let by_mbarrier = format!(
+        "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%m]; {}",
+        wait(0)
+    );
+    let place = |start: usize| {
+        move |row: usize, k: usize| start + row / 8 * 256 + k / 16 * 128 + row % 8 * 16 + k % 16
+    };
+    let c = case(place(0), place(8192), (true, true), 0);
+    let d = |start| descriptor(start, 128, 256, 0);
+    let product = wait_for(&mma("s8.s8", &d(A).to_string(), d(B), 0));
+    let outcome = |body: &str, seed: u64| {
+        let m = Machine::new(&kernel(&format!("{body} {product} {OUT}")));
+        let (input, out) = (m.bytes(&c.image), m.room(4096));
+        let run = Run {
+            seed,
+            ..Run::default()
+        };
+        run.on(&m, input, out).map(|()| sums(&m.read(out, 1024)))
+    };
+    for seed in 0..8 {
+        for end in [by_group, &by_mbarrier] {
+            let fenced = format!("{} fence.proxy.async.shared::cta; bar.sync 0;", fill(end));
+            let have = outcome(&fenced, seed).unwrap_or_else(|f| panic!("{end}: {f}"));
+            assert_eq!(have, c.want, "{end}");
+            let fault = outcome(&format!("{} bar.sync 0;", fill(end)), seed);
+            let kind = fault.expect_err("no fence").kind;
+            assert!(matches!(&kind, FaultKind::Proxy(_)), "{end}: {kind}");
+        }
+        // A fence before the wait does not cover what the wait learns of.
+        let early = by_mbarrier.replace(" {", " fence.proxy.async.shared::cta; {");
+        assert_ne!(early, by_mbarrier);
+        let fault = outcome(&format!("{} bar.sync 0;", fill(&early)), seed);
+        let kind = fault.expect_err("a fence too early").kind;
+        assert!(matches!(&kind, FaultKind::Proxy(_)), "{kind}");
     }
 }
 
@@ -325,6 +378,29 @@ fn registers_move_between_warpgroups() {
         matches!(&up, FaultKind::Warpgroup(t) if t.contains("128")),
         "{up}"
     );
+}
+
+/// All warps of a warpgroup execute the same setmaxnreg instruction; a launch may be let off for one that asks for the same.
+#[test]
+fn several_setmaxnreg_of_one_warpgroup() {
+    let body = |other: u32| {
+        format!(
+            "setp.lt.u32 %q, %t, 32; @%q bra ONE; setmaxnreg.dec.sync.aligned.u32 {other}; bra E; \
+             ONE: setmaxnreg.dec.sync.aligned.u32 64; E: st.global.u32 [%o], %t;"
+        )
+    };
+    let strict = Run::default();
+    let lenient = Run {
+        relaxed: Relaxed::default().and(Rule::OneSetmaxnreg),
+        ..Run::default()
+    };
+    for kind in [strict.fault(&body(64)), lenient.fault(&body(72))] {
+        assert!(
+            matches!(&kind, FaultKind::Warpgroup(t) if t.contains("another warp of the warpgroup")),
+            "{kind}"
+        );
+    }
+    assert_eq!(lenient.words(&body(64))[127], 127);
 }
 
 #[test]

@@ -460,3 +460,44 @@ fn one_seed_is_one_schedule() {
 fn an_ignored_satfinite_is_found() {
     common::must_fail("no-satfinite", "mma_fragments");
 }
+
+/// What another project says: the operands of ZLUDA's test `mma_m16n8k32_s32_s8_s8_s32` (at its commit 8a7931b), whose 256 sums
+/// that project compares with a CUDA device's. Here: the first and last few of them, and a hash of all.
+#[test]
+fn mma_gives_the_sums_that_zluda_recorded() {
+    let body = "\
+        .reg .b32 %v, %w, %a<4>, %b, %c<4>, %d<4>; .reg .b64 %q;\n\
+        shl.b32 %v, %t, 4;\n\
+        mov.b32 %c0, %v; add.u32 %c1, %v, 1; add.u32 %c2, %v, 2; add.u32 %c3, %v, 3;\n"
+        .to_owned();
+    // Each register: four 16-bit numbers that count on from 16 t, shifted by a byte each; those above 255 run into the next.
+    let pack = |to: &str, from: u32| {
+        let byte = |i: u32| {
+            format!(
+                "add.u32 %w, %v, {}; shl.b32 %w, %w, {}; or.b32 {to}, {to}, %w;\n",
+                from + i,
+                8 * i
+            )
+        };
+        format!("mov.b32 {to}, 0;\n{}", (0..4).map(byte).collect::<String>())
+    };
+    let operands: String = (0..4).map(|r| pack(&format!("%a{r}"), 4 * r)).collect();
+    let product = "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%d0, %d1, %d2, %d3}, {%a0, %a1, %a2, %a3}, {%b, %b}, {%c0, %c1, %c2, %c3};\n\
+         mul.wide.u32 %q, %t, 16; add.u64 %q, %out, %q; st.global.v4.u32 [%q], {%d0, %d1, %d2, %d3};";
+    let sums = run(
+        &format!("{body}{operands}{}{product}", pack("%b", 0)),
+        64,
+        4,
+        &[0],
+    );
+    let signed: Vec<i32> = sums.iter().map(|&s| s as i32).collect();
+    assert_eq!(
+        signed[..8],
+        [34352, 94769, 37618, 106227, -86464, -26047, -99582, -30973]
+    );
+    assert_eq!(signed[252..], [121192, 52073, 108170, 47243]);
+    let hash = sums.iter().fold(0u64, |h, &s| {
+        h.wrapping_mul(1_000_003).wrapping_add(s.into())
+    });
+    assert_eq!(hash, 0x4dd6_9178_82a5_4480);
+}

@@ -79,6 +79,7 @@ fn calls_tables_variables_and_switches() {
         memory: &m.memory,
         device: &m.device,
         seed: 3,
+        relaxed: Default::default(),
     };
     fake_cuda::exec::launch(&launch).unwrap_or_else(|e| panic!("{e}"));
     let want: Vec<u32> = (0..64i32)
@@ -125,6 +126,7 @@ fn a_failed_assert_says_its_text() {
         memory: &m.memory,
         device: &m.device,
         seed: 3,
+        relaxed: Default::default(),
     };
     let fault = fake_cuda::exec::launch(&launch).unwrap_err();
     assert!(
@@ -210,6 +212,7 @@ fn staged_igemm_is_exact_under_every_schedule() {
             memory: &m.memory,
             device: &m.device,
             seed,
+            relaxed: Default::default(),
         };
         fake_cuda::exec::launch(&launch).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         assert_eq!(m.read(pc, rows * cols), want, "seed {seed}");

@@ -147,6 +147,59 @@ fn exchange(between: &str) -> String {
     )
 }
 
+/// One warp: each lane writes its word and reads another lane's, or the other way round, with `between` in the middle.
+#[test]
+fn lanes_are_ordered_by_what_orders_memory() {
+    let setup = ".shared .align 16 .b32 s[64]; .reg .b32 %a, %b, %x; .reg .pred %p; mov.u32 %a, s; shl.b32 %b, %t, 2; xor.b32 %x, %b, 4;\n\
+         add.s32 %b, %a, %b; add.s32 %a, %a, %x;";
+    let write = "st.shared.u32 [%b], %t;";
+    let read = "ld.shared.u32 %x, [%a]; st.global.u32 [%o], %x;";
+    let matrix = "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%x}, [%b0]; st.global.u32 [%o], %x;";
+    let rows = ".reg .b32 %b0; and.b32 %b0, %t, 3; shl.b32 %b0, %b0, 4; mov.u32 %x, s; add.u32 %b0, %b0, %x;";
+    let both = format!("{write} bar.warp.sync -1; {read}");
+    let matrix = format!("{rows} {write} BETWEEN {matrix}");
+    let around = [
+        format!("{write} BETWEEN {read}"),
+        // What was read may be overwritten behind a barrier alone.
+        format!("{both} BETWEEN {write}"),
+        matrix,
+    ];
+    // Shuffles, votes and fences bring nothing that another lane wrote.
+    let nothing = [
+        "",
+        "shfl.sync.idx.b32 %x, %t, 0, 31, -1;",
+        "vote.sync.ballot.b32 %x, 1, -1;",
+        "membar.cta;",
+    ];
+    let enough = ["bar.warp.sync -1;", "bar.sync 0;"];
+    for body in around {
+        for (between, ordered) in nothing
+            .map(|b| (b, false))
+            .into_iter()
+            .chain(enough.map(|b| (b, true)))
+        {
+            let body = format!("{setup} {}", body.replace("BETWEEN", between));
+            let m = Machine::new(&kernel(&body));
+            for seed in 0..4 {
+                let (i, o) = (m.words(&[0]), m.room(128));
+                match m.try_run("k", 1, 32, 0, seed, &[Arg::Ptr(i), Arg::Ptr(o)]) {
+                    Ok(_) => assert!(ordered, "{body}"),
+                    Err(f) => {
+                        let named = matches!(&f.kind, FaultKind::Race(t) if t.contains("no bar.warp.sync between"));
+                        assert!(!ordered && named, "{body}: {f}");
+                    }
+                }
+            }
+        }
+    }
+    // Each lane its own byte of a word, and its own byte again.
+    let own = format!("{setup} mov.u32 %x, s; add.u32 %x, %x, %t; st.shared.u8 [%x], %t; ld.shared.u8 %a, [%x]; st.shared.u8 [%x], %a; st.global.u32 [%o], %a;");
+    let m = Machine::new(&kernel(&own));
+    let (i, o) = (m.words(&[0]), m.room(128));
+    m.run("k", 1, 32, 0, &[Arg::Ptr(i), Arg::Ptr(o)]);
+    assert_eq!(m.read(o, 32), (0..32).collect::<Vec<u32>>());
+}
+
 #[test]
 fn missing_syncthreads_is_found_whatever_the_schedule() {
     let good = Machine::new(&kernel(&exchange("bar.sync 0;")));

@@ -12,6 +12,7 @@ use super::work::{submit, Work};
 use crate::device::DeviceProfile;
 use crate::exec::{launch, Fault, FaultKind, Launch};
 use crate::memory::MemoryFault;
+use crate::strictness::Relaxed;
 
 /// A launch that passed the driver's checks.
 pub struct KernelLaunch {
@@ -189,6 +190,7 @@ impl KernelLaunch {
             memory: &driver.memory,
             device: &driver.profile,
             seed,
+            relaxed: Relaxed::default(),
         });
         match done {
             Ok(stats) => {

@@ -5,8 +5,8 @@ use super::regs::lanes;
 use super::warp::{Copy, Warp};
 use super::FaultKind;
 use crate::memory::{
-    MemoryFault, SharedFault, BLOCK_WINDOW_BYTES, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW,
-    WINDOW_BYTES,
+    MemoryFault, SharedFault, ALL_LANES, BLOCK_WINDOW_BYTES, LOCAL_WINDOW, PARAM_WINDOW,
+    SHARED_WINDOW, WINDOW_BYTES,
 };
 use crate::ptx::ir::{Addr, AtomOp, Float2, FloatMods, Reg, Round, Space, Src, Ty};
 
@@ -51,7 +51,7 @@ fn extend(ty: Ty, v: u64) -> u64 {
     }
 }
 
-fn combine(op: AtomOp, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
+pub(super) fn combine(op: AtomOp, ty: Ty, old: u64, b: u64, c: u64) -> u64 {
     let signed = |v: u64| extend(ty, v) as i64;
     match op {
         AtomOp::Add => match ty {
@@ -214,7 +214,8 @@ impl Cluster<'_> {
         let done = match space {
             Space::Shared | Space::Cluster => {
                 let (rank, addr) = self.locate(w, lane, space, addr)?;
-                let who = self.who(w);
+                self.visit(w, rank, None);
+                let who = self.who_lane(w, lane);
                 let memory = &mut self.blocks[rank].shared;
                 memory
                     .read(&self.clocks, addr, bytes, who)
@@ -267,7 +268,8 @@ impl Cluster<'_> {
         let done = match space {
             Space::Shared | Space::Cluster => {
                 let (rank, addr) = self.locate(w, lane, space, addr)?;
-                let who = self.who(w);
+                self.visit(w, rank, None);
+                let who = self.who_lane(w, lane);
                 let memory = &mut self.blocks[rank].shared;
                 memory
                     .write(&self.clocks, addr, bytes, who)
@@ -356,7 +358,8 @@ impl Cluster<'_> {
             let old = match space {
                 Space::Shared | Space::Cluster => {
                     let (rank, addr) = self.locate(w, lane, space, addr)?;
-                    let who = self.who(w);
+                    self.visit(w, rank, None);
+                    let who = self.who_lane(w, lane);
                     let memory = &mut self.blocks[rank].shared;
                     match memory.update(&self.clocks, addr, width, who, f) {
                         Ok(old) => old,
@@ -455,7 +458,7 @@ impl Cluster<'_> {
                 self.load(w, lane, (Space::Global, at), u64::from(width), &mut value)?;
                 piece.copy_from_slice(&value[0].to_le_bytes()[..piece.len()]);
             }
-            let who = self.who(w);
+            let who = self.who_lane(w, lane);
             let memory = &mut self.blocks[w.rank].shared;
             if let Err(fault) = memory.promise(&self.clocks, dst[lane], total, who) {
                 return stop(lane, shared_fault(fault));
@@ -485,7 +488,7 @@ impl Cluster<'_> {
                     w.copies[lane].flying.push_front(copy);
                     break;
                 }
-                let who = self.who(w);
+                let who = self.who_lane(w, lane);
                 let memory = &mut self.blocks[w.rank].shared;
                 let data = &copy.data[..copy.len.into()];
                 if let Err(fault) = memory.complete(&self.clocks, copy.dst, data, who) {
@@ -506,7 +509,7 @@ impl Cluster<'_> {
                 let lane = 8 * m + r;
                 self.aligned(lane, Space::Shared, at[lane], 16)?;
                 let mut bytes = [0u8; 16];
-                let who = self.who(w);
+                let who = self.who_lane(w, ALL_LANES.into());
                 let memory = &mut self.blocks[w.rank].shared;
                 if let Err(fault) = memory.read(&self.clocks, at[lane], &mut bytes, who) {
                     return stop(lane, shared_fault(fault));
@@ -542,7 +545,7 @@ impl Cluster<'_> {
                     let half = (values[4 * g + t / 2] >> (16 * (t % 2))) as u16;
                     bytes[2 * i..2 * i + 2].copy_from_slice(&half.to_le_bytes());
                 }
-                let who = self.who(w);
+                let who = self.who_lane(w, ALL_LANES.into());
                 let memory = &mut self.blocks[w.rank].shared;
                 if let Err(fault) = memory.write(&self.clocks, at[lane], &bytes, who) {
                     return stop(lane, shared_fault(fault));

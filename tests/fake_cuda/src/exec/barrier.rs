@@ -99,6 +99,7 @@ impl Cluster<'_> {
     fn complete(&mut self, b: &Barrier, id: u8) {
         for (warp, _, _) in &b.waiting {
             self.clocks.acquire(*warp, &b.told);
+            self.clocks.converge(*warp);
             self.released.push((*warp, id));
         }
     }
@@ -133,6 +134,7 @@ impl Cluster<'_> {
                     s.pc += 1;
                 }
                 self.clocks.acquire(*warp, &done.told);
+                self.clocks.converge(*warp);
             }
         }
     }

@@ -6,8 +6,8 @@ use super::regs::lanes;
 use super::tensor;
 use super::warp::Warp;
 use super::FaultKind;
-use crate::memory::{MemoryFault, Who, BLOCK_WINDOW_BYTES};
-use crate::ptx::ir::{Addr, Completion, Space, Src, Tile};
+use crate::memory::{Lane, MemoryFault, Who, BLOCK_WINDOW_BYTES};
+use crate::ptx::ir::{Addr, AtomOp, Completion, Space, Src, Tile};
 use crate::tensor_map::{TensorMap, WORDS};
 
 /// Alignment of a box in shared memory.
@@ -119,6 +119,7 @@ impl Cluster<'_> {
                 actor,
                 clock: NOT_YET,
                 asynchronous: true,
+                lane: Some(lane as Lane),
             };
             let memory = &mut self.blocks[rank].shared;
             if let Err(fault) = memory.promise(&self.clocks, at, data.len() as u64, who) {
@@ -191,12 +192,18 @@ impl Cluster<'_> {
         exec: u32,
         tile: &Tile,
         from: Addr,
+        reduce: Option<AtomOp>,
     ) -> Step {
         let (from, maps) = (self.addresses(w, from), self.addresses(w, tile.map));
         let at = self.coordinates(w, tile);
         for lane in lanes(exec) {
             let map = self.tensor_map(w, lane, maps[lane], at.len())?;
             self.aligned(lane, Space::Shared, from[lane], BOX_ALIGN)?;
+            let reduce = match reduce.map(|op| tensor::reduction(&map, op)) {
+                Some(Err(why)) => return wrong(lane, why),
+                Some(Ok(how)) => Some(how),
+                None => None,
+            };
             let at: Vec<i64> = at.iter().map(|c| i64::from(c[lane] as i32)).collect();
             let tile = tensor::runs(&map, &at);
             let (ticket, data) = self.lend(w, lane, from[lane], tile.bytes)?;
@@ -206,6 +213,9 @@ impl Cluster<'_> {
                     let fault = self.env.memory.explain_miss(run.global, run.bytes);
                     return stop(lane, FaultKind::Global(fault));
                 }
+                if reduce.is_some() {
+                    self.read_global(w, lane, run.global, &mut vec![0; run.bytes as usize])?;
+                }
                 pieces.push((
                     run.global,
                     gather(&map, from[lane], run.offset, run.bytes, &data),
@@ -214,7 +224,7 @@ impl Cluster<'_> {
             for (at, _) in &pieces {
                 self.released(w, lane, *at, true)?;
             }
-            self.take_off_store(w, lane, pieces, ticket);
+            self.take_off_store(w, lane, pieces, ticket, reduce);
         }
         Ok(())
     }
@@ -231,7 +241,7 @@ impl Cluster<'_> {
         let ticket = self.ticket();
         let who = Who {
             asynchronous: true,
-            ..self.who(w)
+            ..self.who_lane(w, lane)
         };
         let memory = &mut self.blocks[w.rank].shared;
         match memory.lend(&self.clocks, at, bytes, who, ticket) {
@@ -308,7 +318,7 @@ impl Cluster<'_> {
             }
             self.released(w, lane, to[lane], true)?;
             let (ticket, data) = self.lend(w, lane, from[lane], n)?;
-            self.take_off_store(w, lane, vec![(to[lane], data)], ticket);
+            self.take_off_store(w, lane, vec![(to[lane], data)], ticket, None);
         }
         Ok(())
     }

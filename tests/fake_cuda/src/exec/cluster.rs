@@ -7,10 +7,13 @@ use super::cluster_barrier::ClusterBarrier;
 use super::flight::Flights;
 use super::mbarrier::Mbarrier;
 use super::regs::{lanes, FULL};
+use super::visit::Visits;
 use super::warp::{Split, State, Warp};
 use super::warpgroup::Warpgroup;
 use super::{Fault, FaultKind, Launch};
-use crate::memory::{Clocks, GlobalMemory, GlobalView, MemoryFault, SharedMemory, Who, MAX_WARPS};
+use crate::memory::{
+    Clocks, GlobalMemory, GlobalView, Lane, MemoryFault, SharedMemory, Who, MAX_WARPS,
+};
 use crate::ptx::ir::{Op, Program, Special, Src};
 
 /// Instructions of one block after which it is given up.
@@ -90,6 +93,10 @@ pub struct Block {
     /// Live mbarrier objects by address.
     pub(super) mbarriers: HashMap<u64, Mbarrier>,
     pub(super) warpgroups: Vec<Warpgroup>,
+    /// What other blocks of the cluster did here.
+    pub(super) visits: Visits,
+    /// Phases of the cluster's barrier that some warp of the block has waited for.
+    pub(super) cluster_waited: u32,
     /// Registers that nobody holds.
     pub(super) free_registers: u32,
     /// Threads that have not exited.
@@ -145,12 +152,14 @@ impl<'a> Cluster<'a> {
                 (corner[1] + rank / size[0] % size[1]) as u32,
                 (corner[2] + rank / (size[0] * size[1])) as u32,
             ],
-            shared: SharedMemory::new(bytes),
+            shared: SharedMemory::new(bytes, l.relaxed),
             barriers: Default::default(),
             mbarriers: HashMap::new(),
             warpgroups: (0..warps.div_ceil(4))
                 .map(|_| Warpgroup::new(each))
                 .collect(),
+            visits: Visits::default(),
+            cluster_waited: 0,
             free_registers: 0,
             alive: threads,
         };
@@ -181,6 +190,14 @@ impl<'a> Cluster<'a> {
     /// The warp itself, as someone who touches shared memory.
     pub(super) fn who(&self, w: &Warp) -> Who {
         self.clocks.generic(w.index)
+    }
+
+    /// One lane of it, or [`crate::memory::ALL_LANES`].
+    pub(super) fn who_lane(&self, w: &Warp, lane: usize) -> Who {
+        Who {
+            lane: Some(lane as Lane),
+            ..self.who(w)
+        }
     }
 
     pub(super) fn threads(&self) -> u32 {
@@ -464,6 +481,7 @@ impl<'a> Cluster<'a> {
         }
         if self.blocks[w.rank].alive == 0 {
             self.leave_block(w, exec)?;
+            self.leave_visitors(w, exec)?;
         }
         Ok(())
     }

@@ -70,7 +70,9 @@ impl Cluster<'_> {
         }
         lanes(exec).for_each(|lane| w.cluster_phase[lane] = None);
         w.cluster_waited = self.barrier.phase;
+        self.blocks[w.rank].cluster_waited = self.barrier.phase;
         self.clocks.acquire(w.index, &self.barrier.done);
+        self.clocks.converge(w.index);
         Ok(())
     }
 

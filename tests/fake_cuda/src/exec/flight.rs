@@ -1,10 +1,13 @@
 //! Copies under way: they land one by one, in a random order, whenever the schedule says so.
-use super::access::shared_fault;
+use super::access::{combine, shared_fault};
 use super::cluster::{stop, Cluster, Step};
 use super::mbarrier::Mbarrier;
 use super::regs::lanes;
 use super::warp::{Copy, Warp};
 use super::{Fault, FaultKind};
+use crate::memory::Allocation;
+use crate::ptx::ast::Ty;
+use crate::ptx::ir::AtomOp;
 
 /// What lands.
 pub(super) enum Cargo {
@@ -19,6 +22,7 @@ pub(super) enum Cargo {
     Global {
         pieces: Vec<(u64, Vec<u8>)>,
         ticket: u64,
+        reduce: Option<(AtomOp, Ty)>,
     },
     /// A thread's `cp.async`s, and the arrival that follows them.
     Arrival {
@@ -64,6 +68,18 @@ pub struct BulkGroups {
     open: Vec<Open>,
 }
 
+/// Combines each element with what lies there, atomically.
+fn reduce_into(a: &Allocation, at: u64, bytes: &[u8], op: AtomOp, ty: Ty) {
+    let width = ty.bytes() as usize;
+    for (i, element) in bytes.chunks_exact(width).enumerate() {
+        let mut word = [0; 8];
+        word[..width].copy_from_slice(element);
+        let operand = u64::from_le_bytes(word);
+        let place = at + (i * width) as u64;
+        a.update(place, width as u64, |old| combine(op, ty, old, operand, 0));
+    }
+}
+
 impl Cluster<'_> {
     /// Sends a copy on its way.
     pub(super) fn take_off(&mut self, w: &Warp, lane: usize, cargo: Cargo) {
@@ -84,6 +100,7 @@ impl Cluster<'_> {
         lane: usize,
         pieces: Vec<(u64, Vec<u8>)>,
         ticket: u64,
+        reduce: Option<(AtomOp, Ty)>,
     ) {
         let groups = &mut w.bulk[lane];
         groups.open.push(Open {
@@ -91,7 +108,12 @@ impl Cluster<'_> {
             ticket,
             reading: true,
         });
-        self.take_off(w, lane, Cargo::Global { pieces, ticket });
+        let cargo = Cargo::Global {
+            pieces,
+            ticket,
+            reduce,
+        };
+        self.take_off(w, lane, cargo);
     }
 
     /// A number for a bulk store.
@@ -114,13 +136,16 @@ impl Cluster<'_> {
             ))
         };
         match &flight.cargo {
-            Cargo::Global { pieces, .. } => {
+            Cargo::Global { pieces, reduce, .. } => {
                 let mut hint = 0;
                 for (at, bytes) in pieces {
                     let found = self.env.view.find(*at, bytes.len() as u64, &mut hint);
                     if let Some(a) = found {
                         a.mark_written();
-                        a.write_bytes(*at, bytes);
+                        match reduce {
+                            None => a.write_bytes(*at, bytes),
+                            Some((op, ty)) => reduce_into(a, *at, bytes, *op, *ty),
+                        }
                     }
                 }
                 self.events += 1;
@@ -132,9 +157,9 @@ impl Cluster<'_> {
                 mbarrier,
             } => {
                 let place = (*rank, *mbarrier);
-                let (actor, clock) = self.phase_clock(place).ok_or_else(|| gone(*mbarrier))?;
+                let by = self.phase_clock(place).ok_or_else(|| gone(*mbarrier))?;
                 let memory = &mut self.blocks[*rank].shared;
-                memory.land(*at, data, actor, clock).map_err(shared_fault)?;
+                memory.land(*at, data, by, false).map_err(shared_fault)?;
                 self.landed(place, data.len() as i64)
                     .map_err(FaultKind::Mbarrier)?;
             }
@@ -144,12 +169,12 @@ impl Cluster<'_> {
                 mbarrier,
             } => {
                 let place = (*rank, *mbarrier);
-                let (actor, clock) = self.phase_clock(place).ok_or_else(|| gone(*mbarrier))?;
+                let by = self.phase_clock(place).ok_or_else(|| gone(*mbarrier))?;
                 for copy in copies {
                     let memory = &mut self.blocks[*rank].shared;
                     let data = &copy.data[..copy.len.into()];
                     memory
-                        .land(copy.dst, data, actor, clock)
+                        .land(copy.dst, data, by, true)
                         .map_err(shared_fault)?;
                 }
                 self.arrival_landed(place).map_err(FaultKind::Mbarrier)?;
@@ -166,7 +191,7 @@ impl Cluster<'_> {
     pub(super) fn bulk_wait(&mut self, w: &mut Warp, exec: u32, keep: u32, read: bool) -> Step {
         for lane in lanes(exec) {
             let limit = w.bulk[lane].committed.saturating_sub(keep);
-            let who = self.who(w);
+            let who = self.who_lane(w, lane);
             for open in w.bulk[lane].open.iter_mut().filter(|o| o.group < limit) {
                 let memory = &mut self.blocks[w.rank].shared;
                 memory.give_back(&self.clocks, open.ticket, who);

@@ -71,7 +71,9 @@ impl Cluster<'_> {
                 Ok(())
             }
             Hopper::TensorLoad { to, tile, done } => self.tensor_load(w, exec, *to, tile, *done),
-            Hopper::TensorStore { tile, from } => self.tensor_store(w, exec, tile, *from),
+            Hopper::TensorStore { tile, from, reduce } => {
+                self.tensor_store(w, exec, tile, *from, *reduce)
+            }
             Hopper::TensorPrefetch { tile } => self.prefetch_map(w, exec, tile.map, tile.at.len()),
             Hopper::PrefetchMap { map } => self.prefetch_map(w, exec, *map, 0),
             Hopper::BulkLoad {

@@ -13,6 +13,7 @@ use super::warp::Warp;
 use super::FaultKind;
 use crate::memory::{Actor, Knowledge, Who};
 use crate::ptx::ir::{Addr, Order, Phase, Reg, Space, Src};
+use crate::strictness::Rule;
 
 /// Most arrivals, and most transaction bytes either way.
 const LIMIT: i64 = (1 << 20) - 1;
@@ -118,8 +119,9 @@ impl Cluster<'_> {
         lane: usize,
         place: (usize, u64),
     ) -> Step<&mut Mbarrier> {
+        let relaxed = self.env.launch.relaxed;
         let b = self.live(w, lane, place)?;
-        if b.fenced.is_none() {
+        if b.fenced.is_none() && !relaxed.has(Rule::InitFence) {
             let text = format!(
                 "a bulk copy completes on the mbarrier at {:#x}, but neither fence.mbarrier_init nor \
                  fence.proxy.async followed its initialisation",
@@ -145,7 +147,7 @@ impl Cluster<'_> {
             if !(1..=LIMIT).contains(&n) {
                 return wrong(lane, format!("count {n}, want 1 to {LIMIT}"));
             }
-            let who = self.who(w);
+            let who = self.who_lane(w, lane);
             let block = &mut self.blocks[rank];
             if let Err(fault) = block.shared.set_object(&self.clocks, place, who, true) {
                 return stop(lane, super::access::shared_fault(fault));
@@ -178,7 +180,7 @@ impl Cluster<'_> {
         for lane in lanes(exec) {
             let place = self.mbarrier_place(w, lane, space, at[lane])?;
             self.live(w, lane, place)?;
-            let who = self.who(w);
+            let who = self.who_lane(w, lane);
             let block = &mut self.blocks[place.0];
             block.mbarriers.remove(&place.1);
             if let Err(fault) = block.shared.set_object(&self.clocks, place.1, who, false) {
@@ -312,6 +314,7 @@ impl Cluster<'_> {
         if b.turn() {
             self.events += 1;
         }
+        self.visit(w, place.0, Some((place.1, phase)));
         Ok(phase)
     }
 
@@ -370,15 +373,16 @@ impl Cluster<'_> {
             Phase::Parity(s) => self.src32(w, s).map(u64::from),
             Phase::State(s) => self.src64(w, s),
         };
+        let wide = self.env.launch.relaxed.has(Rule::WideParity);
         let mut over = 0;
         for lane in lanes(exec) {
             let place = self.mbarrier_place(w, lane, space, at[lane])?;
             let now = u64::from(self.live(w, lane, place)?.phase);
             let done = match phase {
-                Phase::Parity(_) if asked[lane] > 1 => {
-                    return wrong(lane, format!("parity {}", asked[lane]));
+                Phase::Parity(_) if asked[lane] > 1 && !wide => {
+                    return wrong(lane, format!("parity {}, want 0 or 1", asked[lane]));
                 }
-                Phase::Parity(_) => now & 1 != asked[lane],
+                Phase::Parity(_) => now & 1 != asked[lane] & 1,
                 Phase::State(_) => {
                     let of = asked[lane] ^ STATE;
                     if of != now && of + 1 != now {
@@ -398,6 +402,9 @@ impl Cluster<'_> {
         if over == 0 && !hurry && !std::mem::take(&mut w.give_up) {
             self.blocked = true;
             return Ok(());
+        }
+        if over != 0 && acquire != Order::Relaxed {
+            self.clocks.converge(w.index);
         }
         for lane in lanes(over).filter(|_| acquire != Order::Relaxed) {
             let place = self.mbarrier_place(w, lane, space, at[lane])?;

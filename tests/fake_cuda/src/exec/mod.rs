@@ -19,6 +19,7 @@ mod rendezvous;
 mod select;
 mod step;
 mod tensor;
+mod visit;
 mod warp;
 mod warpgroup;
 mod wgmma;
@@ -111,6 +112,8 @@ pub struct Launch<'a> {
     pub device: &'a DeviceProfile,
     /// Seed of the schedule.
     pub seed: u64,
+    /// Rules that it is let off.
+    pub relaxed: crate::strictness::Relaxed,
 }
 
 /// What a launch did.

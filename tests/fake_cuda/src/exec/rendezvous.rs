@@ -103,6 +103,7 @@ impl Cluster<'_> {
         if complete != exec {
             if matches!(op, Op::WarpSync { .. }) && complete == 0 && self.sync_apart(w, cur, &masks)
             {
+                self.clocks.converge(w.index);
                 return Ok(Some(Split {
                     pc: cur.pc + 1,
                     ..cur
@@ -126,6 +127,9 @@ impl Cluster<'_> {
             let id = self.src32(w, *id)[first];
             let count = count.map(|c| self.src32(w, c)[first]);
             return self.arrive(w, cur, *kind, id, count);
+        }
+        if matches!(op, Op::WarpSync { .. }) {
+            self.clocks.converge(w.index);
         }
         self.collective(w, complete, op, &masks)?;
         w.regs.check(first)?;

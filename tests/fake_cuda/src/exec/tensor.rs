@@ -1,5 +1,7 @@
 //! Boxes of a tensor: which bytes of global memory lie where in shared memory.
 use super::planted::{planted, Planted};
+use crate::ptx::ast::Ty;
+use crate::ptx::ir::AtomOp;
 use crate::tensor_map::{element_bytes, TensorMap};
 
 /// A row of a box that lies inside the tensor, at least in part.
@@ -34,6 +36,35 @@ pub(super) fn objection(map: &TensorMap) -> Option<String> {
         ));
     }
     None
+}
+
+/// The element type of a reducing store, or why there is none.
+pub(super) fn reduction(map: &TensorMap, op: AtomOp) -> Result<(AtomOp, Ty), String> {
+    let ty = match map.data_type {
+        2 => Ty::U32,
+        3 => Ty::S32,
+        4 => Ty::U64,
+        5 => Ty::S64,
+        6 => Ty::F16,
+        7 => Ty::F32,
+        9 => Ty::Bf16,
+        other => return Err(format!("a reduction over elements of data type {other}")),
+    };
+    let bitwise = matches!(op, AtomOp::And | AtomOp::Or | AtomOp::Xor);
+    let allowed = match ty {
+        Ty::F16 | Ty::Bf16 | Ty::F32 => op == AtomOp::Add,
+        Ty::S64 => op != AtomOp::Add,
+        _ => true,
+    };
+    if !allowed {
+        let why = if bitwise {
+            "bits of floats"
+        } else {
+            "no such operation"
+        };
+        return Err(format!("{op:?} over {ty:?} elements: {why}"));
+    }
+    Ok((op, ty))
 }
 
 /// The box whose first element has these coordinates.

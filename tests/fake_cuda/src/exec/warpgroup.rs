@@ -4,6 +4,10 @@ use std::collections::VecDeque;
 use super::cluster::{stop, Cluster, Step};
 use super::warp::Warp;
 use super::FaultKind;
+use crate::strictness::Rule;
+
+/// Stands for every setmaxnreg with the same operands.
+const ANY_SETMAXNREG: u32 = u32::MAX;
 
 /// One warpgroup instruction with what must be alike in all four warps.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,6 +61,11 @@ fn wrong<T>(text: impl Into<String>) -> Step<T> {
 impl Cluster<'_> {
     /// Notes that a warp runs a warpgroup instruction; it must be the one that the others ran.
     pub(super) fn call(&mut self, w: &Warp, operands: [u64; 3]) -> Step {
+        self.call_as(w, self.pc, operands)
+    }
+
+    /// [`Self::call`] of the instruction `pc`, or of one that counts as the same.
+    fn call_as(&mut self, w: &Warp, pc: u32, operands: [u64; 3]) -> Step {
         let (index, member, warps) = (w.id / 4, w.id % 4, self.warps());
         if 4 * index + 4 > warps {
             return wrong(format!(
@@ -64,17 +73,17 @@ impl Cluster<'_> {
                 w.id
             ));
         }
-        let call = Call {
-            pc: self.pc,
-            operands,
-        };
+        let call = Call { pc, operands };
         let group = &mut self.blocks[w.rank].warpgroups[index];
         match group.log.get((group.made[member] - group.first) as usize) {
             Some(other) if *other == call => {}
             Some(other) => {
-                let line = self.env.program.code[other.pc as usize].line;
+                let ran = match self.env.program.code.get(other.pc as usize) {
+                    Some(i) => format!("the instruction of PTX line {}", i.line),
+                    None => String::from("setmaxnreg"),
+                };
                 return wrong(format!(
-                    "another warp of the warpgroup ran the instruction of PTX line {line} here, or this one with other operands"
+                    "another warp of the warpgroup ran {ran} here, or this one with other operands"
                 ));
             }
             None if group.exited => return wrong("a warp of the warpgroup has exited"),
@@ -112,7 +121,11 @@ impl Cluster<'_> {
 
     pub(super) fn set_max_reg(&mut self, w: &mut Warp, up: bool, count: u32) -> Step {
         if !w.group.waiting {
-            self.call(w, [0; 3])?;
+            let pc = match self.env.launch.relaxed.has(Rule::OneSetmaxnreg) {
+                true => ANY_SETMAXNREG,
+                false => self.pc,
+            };
+            self.call_as(w, pc, [up.into(), count.into(), 0])?;
         }
         w.group.waiting = false;
         let block = &mut self.blocks[w.rank];

@@ -189,6 +189,7 @@ impl Cluster<'_> {
             actor: self.wgmma_actor(w),
             clock: group,
             asynchronous: true,
+            lane: None,
         };
         let first = 16 * (w.id as u64 % 4);
         let a = match a {

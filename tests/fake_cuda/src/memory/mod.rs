@@ -11,12 +11,14 @@
 //! ```
 mod fault;
 mod global;
+mod lanes;
 mod local;
 mod race;
 mod shared;
 
 pub use fault::MemoryFault;
 pub use global::{Allocation, GlobalMemory, GlobalView};
+pub use lanes::{Lane, ALL as ALL_LANES};
 pub use local::LocalMemory;
 pub use race::{Actor, Clocks, Knowledge, Touch, Who, MAX_READERS, MAX_WARPS};
 pub use shared::{SharedFault, SharedMemory};

@@ -3,12 +3,14 @@
 //! Every warp has a clock that advances when it arrives somewhere (a barrier, an mbarrier), and knows of every
 //! other actor the clock value up to which that actor's accesses happened before its own next access (a vector
 //! clock). An access races with an earlier one of another actor that it does not know of. Lanes of one
-//! warp are not checked against each other.
+//! warp are checked against each other in `lanes`.
 //!
 //! Actors are warps, and what works for them asynchronously: the wgmma operations of a warpgroup (clock: the
 //! group number from 1) and the copies that complete on one mbarrier (clock: the phase number from 1). A warp
 //! learns of these by its wait. Accesses of asynchronous actors go through the async proxy: they see what a warp
 //! wrote only if a `fence.proxy.async` lies between, which a second vector clock follows.
+
+use super::lanes::Lane;
 
 /// Most warps a block can have.
 pub const MAX_WARPS: usize = 32;
@@ -65,6 +67,8 @@ pub struct Who {
     pub clock: u32,
     /// Through the async proxy.
     pub asynchronous: bool,
+    /// Which lane of the warp; none where the warp acts as one.
+    pub lane: Option<Lane>,
 }
 
 /// The clocks of a cluster's warps.
@@ -72,6 +76,8 @@ pub struct Clocks {
     own: Vec<u32>,
     seen: Vec<Knowledge>,
     groups: usize,
+    /// How often the lanes of each warp came together, from 1.
+    epochs: Vec<u32>,
 }
 
 impl Clocks {
@@ -81,6 +87,7 @@ impl Clocks {
             own: vec![1; warps],
             seen: vec![Knowledge::default(); warps],
             groups,
+            epochs: vec![1; warps],
         }
     }
 
@@ -101,7 +108,18 @@ impl Clocks {
             actor: warp as Actor,
             clock: self.own[warp],
             asynchronous: false,
+            lane: None,
         }
+    }
+
+    /// The lanes of `warp` see what each of them did so far.
+    pub fn converge(&mut self, warp: usize) {
+        self.epochs[warp] += 1;
+    }
+
+    /// Where `warp` stands between two such times.
+    pub fn epoch(&self, warp: usize) -> u32 {
+        self.epochs[warp]
     }
 
     /// What `warp` tells the others when it arrives somewhere; later accesses are not covered by it.
@@ -153,11 +171,11 @@ impl Clocks {
         others.any(|o| self.seen[warp].of(o as Actor) > 0)
     }
 
-    fn visible(&self, earlier: Actor, clock: u32, who: Who) -> bool {
-        let by_warp = usize::from(earlier) < self.own.len();
+    /// Whether what `earlier` wrote, through the generic proxy or the asynchronous one, shows through that of `who`.
+    fn visible(&self, earlier: Actor, clock: u32, generic: bool, who: Who) -> bool {
         let fenced = &self.seen[who.warp].fenced;
         !who.asynchronous
-            || !by_warp
+            || !generic
             || fenced.get(usize::from(earlier)).copied().unwrap_or(0) >= clock
     }
 
@@ -203,6 +221,8 @@ struct Record {
     read_clock: u32,
     write_actor: Actor,
     write_atomic: bool,
+    /// Through the generic proxy.
+    write_generic: bool,
     split: bool,
 }
 
@@ -277,10 +297,11 @@ impl History {
         })
     }
 
-    /// Records a write that was checked before.
-    pub fn wrote(&mut self, at: usize, len: usize, actor: Actor, clock: u32) {
+    /// Records a write that was checked before; `generic`: through the generic proxy, as a `cp.async` writes.
+    pub fn wrote(&mut self, at: usize, len: usize, actor: Actor, clock: u32, generic: bool) {
         let _ = self.records(at, len, |record, _, _| {
             (record.write_actor, record.write_clock) = (actor, clock);
+            record.write_generic = generic;
             Ok(())
         });
     }
@@ -311,11 +332,14 @@ fn update(
                 clocks.name(r.write_actor)
             )));
         }
-        if !clocks.visible(r.write_actor, r.write_clock, who) {
+        if !clocks.visible(r.write_actor, r.write_clock, r.write_generic, who) {
+            let writer = match usize::from(r.write_actor) < clocks.own.len() {
+                true => format!("warp {}", r.write_actor),
+                false => String::from("a cp.async"),
+            };
             return Err(Conflict::Proxy(format!(
-                "{} after a write by warp {} without fence.proxy.async between",
+                "{} after a write by {writer} without fence.proxy.async between",
                 by(),
-                r.write_actor
             )));
         }
     }
@@ -346,6 +370,7 @@ fn update(
         write_clock: who.clock,
         write_actor: who.actor,
         write_atomic: how == Touch::Atomic,
+        write_generic: !who.asynchronous,
         ..Record::default()
     };
     Ok(())

@@ -1,6 +1,8 @@
 //! Shared memory of one block.
+use super::lanes::LaneHistory;
 use super::race::{Actor, Clocks, Conflict, History, Touch, Who};
 use super::{MemoryFault, SHARED_BASE};
+use crate::strictness::{Relaxed, Rule};
 
 /// Why a shared access is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,18 +52,22 @@ pub struct SharedMemory {
     data: Vec<u8>,
     state: Vec<u8>,
     history: History,
+    lanes: LaneHistory,
     lent: Vec<Lent>,
+    relaxed: Relaxed,
 }
 
 impl SharedMemory {
     /// Uninitialised memory of `bytes` bytes.
-    pub fn new(bytes: u32) -> Self {
+    pub fn new(bytes: u32, relaxed: Relaxed) -> Self {
         let n = bytes.next_multiple_of(4) as usize;
         SharedMemory {
             data: vec![0xcd; bytes as usize],
             state: vec![0; bytes as usize],
             history: History::new(n),
+            lanes: LaneHistory::new(n),
             lent: Vec::new(),
+            relaxed,
         }
     }
 
@@ -96,7 +102,8 @@ impl SharedMemory {
                 format!("{how:?} of {bytes} bytes at {addr:#x}"),
             ));
         }
-        if how != Touch::Write && all & INIT == 0 {
+        let unused = how == Touch::Read && self.relaxed.has(Rule::UnusedShared);
+        if how != Touch::Write && all & INIT == 0 && !unused {
             return Err(SharedFault::Memory(MemoryFault::Uninitialised {
                 addr,
                 bytes,
@@ -121,6 +128,12 @@ impl SharedMemory {
                     SharedFault::Proxy(format!("{bytes} bytes at {addr:#x}: {text}"))
                 }
             })?;
+        if let Some(lane) = who.lane.filter(|_| how != Touch::Atomic) {
+            let when = (who.warp, clocks.epoch(who.warp));
+            self.lanes
+                .touch(when, lane, at, bytes as usize, how == Touch::Write)
+                .map_err(|text| SharedFault::Race(format!("{bytes} bytes at {addr:#x}: {text}")))?;
+        }
         Ok(at)
     }
 
@@ -145,10 +158,23 @@ impl SharedMemory {
         bytes: &[u8],
         who: Who,
     ) -> Result<(), SharedFault> {
-        let at = self.access(clocks, addr, bytes.len() as u64, who, Touch::Write)?;
+        let at = match self.access(clocks, addr, bytes.len() as u64, who, Touch::Write) {
+            // Whichever of two equal writes comes last, readers see it; they must be ordered after the first.
+            Err(SharedFault::Race(_)) if self.writes_the_same(addr, bytes) => return Ok(()),
+            at => at?,
+        };
         self.data[at..at + bytes.len()].copy_from_slice(bytes);
         self.state[at..at + bytes.len()].fill(INIT);
         Ok(())
+    }
+
+    /// Whether these bytes lie there already, which a launch may be let off for.
+    fn writes_the_same(&self, addr: u64, bytes: &[u8]) -> bool {
+        let there = |at: usize| {
+            let all = at..at + bytes.len();
+            self.data[all.clone()] == *bytes && summary(&self.state[all]).0 & INIT != 0
+        };
+        self.relaxed.has(Rule::SameValue) && self.place(addr, bytes.len() as u64).is_ok_and(there)
     }
 
     /// Replaces `width` bytes by `f(old)`; the old value.
@@ -196,18 +222,18 @@ impl SharedMemory {
         self.write(clocks, addr, bytes, who)
     }
 
-    /// Brings promised bytes in the name of an asynchronous actor.
+    /// Brings promised bytes in the name of an asynchronous actor: a bulk copy's, or (`generic`) those of a `cp.async`.
     pub fn land(
         &mut self,
         addr: u64,
         bytes: &[u8],
-        actor: Actor,
-        clock: u32,
+        (actor, clock): (Actor, u32),
+        generic: bool,
     ) -> Result<(), SharedFault> {
         let at = self.place(addr, bytes.len() as u64)?;
         self.data[at..at + bytes.len()].copy_from_slice(bytes);
         self.state[at..at + bytes.len()].fill(INIT);
-        self.history.wrote(at, bytes.len(), actor, clock);
+        self.history.wrote(at, bytes.len(), actor, clock, generic);
         Ok(())
     }
 

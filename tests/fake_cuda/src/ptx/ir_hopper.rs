@@ -1,5 +1,5 @@
 //! Instructions that compute capability 9.0 brought: mbarriers, bulk copies, clusters, warpgroups.
-use super::ir::{Addr, PredSrc, Reg, Space, Src};
+use super::ir::{Addr, AtomOp, PredSrc, Reg, Space, Src};
 
 /// Which phase of an mbarrier is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,9 +130,11 @@ pub enum Hopper {
         tile: Tile,
         done: Completion,
     },
+    /// A store, or with `reduce` a read-modify-write of each element (`cp.reduce.async.bulk.tensor`).
     TensorStore {
         tile: Tile,
         from: Addr,
+        reduce: Option<AtomOp>,
     },
     TensorPrefetch {
         tile: Tile,

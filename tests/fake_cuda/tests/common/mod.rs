@@ -5,6 +5,7 @@ use fake_cuda::device::DeviceProfile;
 use fake_cuda::exec::{launch, link, Fault, Launch, LaunchStats, LinkedModule};
 use fake_cuda::memory::GlobalMemory;
 use fake_cuda::ptx;
+use fake_cuda::strictness::Relaxed;
 
 /// A device with a module loaded.
 pub struct Machine {
@@ -101,6 +102,7 @@ impl Machine {
             memory: &self.memory,
             device: &self.device,
             seed,
+            relaxed: Relaxed::default(),
         })
     }
 

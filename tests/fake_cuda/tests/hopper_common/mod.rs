@@ -3,6 +3,7 @@
 
 use super::common::Machine;
 use fake_cuda::exec::{launch, Fault, FaultKind, Launch};
+use fake_cuda::strictness::Relaxed;
 use fake_cuda::tensor_map::TensorMap;
 
 /// A kernel with `[k_map]` (a tensor map), `%in`, `%out`, `%t`, `%o` (4 bytes a thread of the grid), `%s` (4 KiB and
@@ -42,6 +43,7 @@ pub struct Run<'a> {
     pub seed: u64,
     pub map: Option<&'a TensorMap>,
     pub dependent: bool,
+    pub relaxed: Relaxed,
 }
 
 impl Default for Run<'_> {
@@ -53,6 +55,7 @@ impl Default for Run<'_> {
             seed: 1,
             map: None,
             dependent: false,
+            relaxed: Relaxed::default(),
         }
     }
 }
@@ -76,6 +79,7 @@ impl Run<'_> {
             memory: &m.memory,
             device: &m.device,
             seed: self.seed,
+            relaxed: self.relaxed,
         })
         .map(drop)
     }

@@ -3,7 +3,7 @@ use super::hopper::op;
 use super::mods::Mods;
 use super::{Lowered, Lowerer};
 use crate::ptx::ast::{Operand, Ty};
-use crate::ptx::ir::{Addr, Completion, Hopper, Op, Tile};
+use crate::ptx::ir::{Addr, AtomOp, Completion, Hopper, Op, Tile};
 
 /// Ends of a copy, in the order of the modifiers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -23,8 +23,8 @@ fn end(name: &str) -> Option<End> {
 }
 
 impl Lowerer<'_> {
-    /// `cp.async.bulk`, these words taken.
-    pub(super) fn bulk(&mut self, m: &mut Mods, o: &[Operand]) -> Lowered<Op> {
+    /// `cp.async.bulk` and, with `reduce`, `cp.reduce.async.bulk`, these words taken.
+    pub(super) fn bulk(&mut self, m: &mut Mods, o: &[Operand], reduce: bool) -> Lowered<Op> {
         self.needs_target("cp.async.bulk", 90, false)?;
         if m.flag("commit_group") {
             return Ok(op(Hopper::BulkCommit));
@@ -58,6 +58,10 @@ impl Lowerer<'_> {
         let by_mbarrier = m.flag("mbarrier::complete_tx::bytes");
         let by_group = m.flag("bulk_group");
         let multicast = m.flag("multicast::cluster");
+        let reduce = match reduce {
+            false => None,
+            true => Some(self.reduction(m, rank.is_some())?),
+        };
         match rank {
             Some(None) => self.err("a tensor copy needs .1d to .5d"),
             Some(Some(rank)) if prefetch => {
@@ -66,7 +70,9 @@ impl Lowerer<'_> {
                 Ok(op(Hopper::TensorPrefetch { tile }))
             }
             Some(Some(rank)) => match (to, from) {
-                (Some(End::Cluster | End::Block), Some(End::Global)) if by_mbarrier => {
+                (Some(End::Cluster | End::Block), Some(End::Global))
+                    if by_mbarrier && reduce.is_none() =>
+                {
                     self.count(o, &[3 + usize::from(multicast)])?;
                     let done = self.completion(&o[2], multicast.then(|| &o[3]))?;
                     let (to, tile) = (self.addr(&o[0])?, self.tile(&o[1], rank)?);
@@ -75,7 +81,7 @@ impl Lowerer<'_> {
                 (Some(End::Global), Some(End::Block)) if by_group => {
                     self.count(o, &[2])?;
                     let (tile, from) = (self.tile(&o[0], rank)?, self.addr(&o[1])?);
-                    Ok(op(Hopper::TensorStore { tile, from }))
+                    Ok(op(Hopper::TensorStore { tile, from, reduce }))
                 }
                 _ => self.err("this tensor copy is not supported"),
             },
@@ -85,6 +91,28 @@ impl Lowerer<'_> {
                 Ok(Op::Nop)
             }
             None => self.linear(to, from, by_mbarrier, by_group, multicast, o),
+        }
+    }
+
+    /// What a reducing store does to each element; its type is the tensor map's.
+    fn reduction(&self, m: &mut Mods, tensor: bool) -> Lowered<AtomOp> {
+        if !tensor {
+            return self.err("cp.reduce.async.bulk is not supported without .tensor");
+        }
+        let known = |s: &str| match s {
+            "add" => Some(AtomOp::Add),
+            "min" => Some(AtomOp::Min),
+            "max" => Some(AtomOp::Max),
+            "and" => Some(AtomOp::And),
+            "or" => Some(AtomOp::Or),
+            "xor" => Some(AtomOp::Xor),
+            _ => None,
+        };
+        match m.pick(known) {
+            Some(op) => Ok(op),
+            None => {
+                self.err("cp.reduce.async.bulk.tensor needs .add, .min, .max, .and, .or or .xor")
+            }
         }
     }
 

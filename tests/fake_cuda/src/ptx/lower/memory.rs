@@ -189,14 +189,12 @@ impl Lowerer<'_> {
         if !m.flag("async") {
             return self.err(format!("'cp.{}' is not supported", m.rest().join(".")));
         }
-        if m.rest().contains(&"reduce") {
-            return self.err(format!(
-                "'cp.{}.async' is not supported",
-                m.rest().join(".")
-            ));
-        }
+        let reduce = m.flag("reduce");
         if m.flag("bulk") {
-            return self.bulk(m, o);
+            return self.bulk(m, o, reduce);
+        }
+        if reduce {
+            return self.err("cp.reduce.async is not supported without .bulk");
         }
         if m.flag("mbarrier") {
             let noinc = m.flag("arrive") && m.flag("noinc");
