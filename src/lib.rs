@@ -17,6 +17,8 @@
 //! # Ok::<(), imma::Error>(())
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod activation;
 #[cfg(feature = "candle")]
 pub mod candle;
