@@ -47,6 +47,10 @@ pub mod quant;
 pub mod reference;
 pub mod rounding;
 
+// Their types are in the API: what goes in and comes out is of these versions.
+pub use half;
+pub use ndarray;
+
 pub use cpu::Cpu;
 pub use element::{DType, Element};
 pub use epilogue::Epilogue;
