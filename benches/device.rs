@@ -1,6 +1,6 @@
 //! Products on a GPU, timed by its events: our plans, cuBLASLt with our epilogue, and the quantising step alone.
 //!
-//! `cargo bench --features cuda --bench device`; without a device it says 'not run'. Shapes are M x K x N; `imma bench`
+//! `cargo bench -p benches --features cuda --bench device`; without a device it says 'not run'. Shapes are M x K x N; `imma bench`
 //! rotates operands past the L2 cache, this does not.
 #![allow(missing_docs)]
 

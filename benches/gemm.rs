@@ -1,6 +1,6 @@
 //! int8 GEMM beside rten-gemm, on one thread: prepacked weights, and float in to float out.
 //!
-//! `cargo bench --bench gemm`; the shapes are M x K x N.
+//! `cargo bench -p benches --bench gemm`; the shapes are M x K x N.
 #![allow(missing_docs)]
 
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion, Throughput};

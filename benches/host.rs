@@ -1,6 +1,6 @@
 //! What a layer on a device costs the host, with nothing of the device in it: launches are captured in a graph, not run.
 //!
-//! `cargo bench --features cuda --bench host` runs on the emulated driver, so that two versions can be compared on any
+//! `cargo bench -p benches --features cuda --bench host` runs on the emulated driver, so that two versions can be compared on any
 //! machine; `IMMA_BENCH_DEVICE=hardware` takes the machine's own. A line a case: the median of rounds, in microseconds a call.
 #![allow(missing_docs)]
 

@@ -17,6 +17,8 @@
 //! # Ok::<(), imma::Error>(())
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod activation;
 #[cfg(feature = "candle")]
 pub mod candle;
@@ -45,6 +47,10 @@ pub mod parallel;
 pub mod quant;
 pub mod reference;
 pub mod rounding;
+
+// Their types are in the API: what goes in and comes out is of these versions.
+pub use half;
+pub use ndarray;
 
 pub use cpu::Cpu;
 pub use element::{DType, Element};

@@ -91,7 +91,7 @@ fn target_folder<'a>(out: &'a Path, triple: &Path) -> &'a Path {
 }
 
 /// FNV-1a of 128 bits: std's hashes may change from one release to the next.
-fn fnv(parts: &[&[u8]]) -> u128 {
+pub fn fnv(parts: &[&[u8]]) -> u128 {
     let bytes = parts.iter().flat_map(|part| part.iter());
     bytes.fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash, byte| {
         (hash ^ u128::from(*byte)).wrapping_mul(0x0100_0000_0000_0000_0000_013b)

@@ -1,30 +1,19 @@
 //! One kernel source to one fatbin.
 
+use super::archs::HOPPER;
 use super::cache::Cache;
 use super::nvcc::Nvcc;
 use super::out_dir;
-use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use super::packaged::Image;
+use super::sources;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
 use std::{env, fs};
 
-/// What nvcc made of one source.
-pub struct Image {
-    pub name: String,
-    pub fatbin: PathBuf,
-    pub entries: Vec<String>,
-}
-
-/// Whether a source uses what only `90a` has.
-pub fn is_sm90(source: &Path) -> bool {
-    source
-        .file_stem()
-        .and_then(OsStr::to_str)
-        .is_some_and(|name| name.ends_with("_sm90"))
-}
+/// When set, a warning of nvcc's is an error: for those who write kernels, not for those who use them.
+pub const DENY_WARNINGS: &str = "IMMA_CUDA_DENY_WARNINGS";
 
 /// Every source, as many at a time as cargo grants jobs; the images are in the order of the sources.
 pub fn compile_all(
@@ -38,13 +27,17 @@ pub fn compile_all(
         .unwrap_or(2);
     let workers = jobs.clamp(1, sources.len().max(1));
     let threads = (jobs / workers).max(1);
+    // The longest first, so that no core waits for another's at the end: Hopper's takes a minute, other GEMMs half of it.
+    let mut queue: Vec<&PathBuf> = sources.iter().collect();
+    let is_gemm = |source: &Path| sources::name(source).is_ok_and(|n| n.starts_with("igemm"));
+    queue.sort_by_key(|source| (!sources::is_sm90(source), !is_gemm(source)));
     let cache = Cache::open();
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
-                while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some(source) = queue.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let result = image(&cache, nvcc, source, archs, threads);
                     results
                         .lock()
@@ -55,7 +48,7 @@ pub fn compile_all(
         }
     });
     let mut results = results.into_inner().expect("no worker panics");
-    results.sort_by_key(|(source, _)| *source);
+    results.sort_by_key(|(source, _)| **source);
     results.into_iter().map(|(_, result)| result).collect()
 }
 
@@ -67,21 +60,30 @@ fn image(
     archs: &[String],
     threads: usize,
 ) -> Result<Image, String> {
-    let name = source
-        .file_stem()
-        .and_then(OsStr::to_str)
-        .ok_or_else(|| format!("{}: not a UTF-8 name", source.display()))?
-        .to_owned();
-    let options = options(source, archs)?;
+    let name = sources::name(source)?.to_owned();
+    let host = host_compiler()?;
+    let options = options(&host, source, archs);
     let recipe = recipe(nvcc, &options, source)?;
+    // Images that nvcc warned about are kept apart: a build that denies warnings makes them anew.
+    let with_warnings = format!("{recipe}compiled with warnings\n");
     let fatbin = out_dir().join(&name).with_extension("fatbin");
-    let bytes = match cache.find(&name, &recipe) {
+    check_length(&fatbin, cfg!(windows))?;
+    let deny = env::var_os(DENY_WARNINGS).is_some_and(|value| !value.is_empty());
+    let kept = cache.find(&name, &recipe);
+    let bytes = match kept.or_else(|| cache.find(&name, &with_warnings).filter(|_| !deny)) {
         Some(bytes) => bytes,
         None => {
-            compile(nvcc, &options, source, &fatbin, threads)?;
+            let clean = compile(nvcc, &host, &options, source, &fatbin, threads)?;
+            if !clean && deny {
+                return Err(format!(
+                    "nvcc warned about {}, which {DENY_WARNINGS} denies",
+                    source.display()
+                ));
+            }
             let bytes = fs::read(&fatbin).map_err(|e| format!("{}: {e}", fatbin.display()))?;
             // A build without a place to keep images still has them.
-            if let Err(error) = cache.keep(&name, &recipe, &bytes) {
+            let recipe = if clean { &recipe } else { &with_warnings };
+            if let Err(error) = cache.keep(&name, recipe, &bytes) {
                 println!("cargo::warning=the image of {name} is not kept: {error}");
             }
             bytes
@@ -98,37 +100,45 @@ fn image(
     })
 }
 
-/// nvcc's options, but for what says where files are and how many threads it takes.
-fn options(source: &Path, archs: &[String]) -> Result<Vec<String>, String> {
-    let host = cc::Build::new()
+/// The compiler whose preprocessor and headers nvcc uses.
+fn host_compiler() -> Result<cc::Tool, String> {
+    cc::Build::new()
         .cpp(true)
         .try_get_compiler()
-        .map_err(|e| e.to_string())?;
-    let mut options: Vec<String> = [
-        "-fatbin",
-        "-no-compress",
-        "-std=c++17",
-        "-O3",
-        // Every float step is spelled out in the source; nothing may be fused or flushed.
-        "-fmad=false",
-        "-ftz=false",
-        "-prec-div=true",
-        "-prec-sqrt=true",
-        "-Werror",
-        "all-warnings",
-        "-Xptxas",
-        "-warn-spills",
-        "-ccbin",
-    ]
-    .map(String::from)
-    .to_vec();
-    options.push(host.path().display().to_string());
+        .map_err(|e| e.to_string())
+}
+
+/// What nvcc says to a path that is longer is no help.
+fn check_length(path: &Path, windows: bool) -> Result<(), String> {
+    const LONGEST: usize = 259;
+    let length = path.as_os_str().len();
+    if windows && length > LONGEST {
+        return Err(format!(
+            "{} has {length} characters, and nvcc takes {LONGEST} on Windows: set CARGO_TARGET_DIR to a folder with a short name",
+            path.display()
+        ));
+    }
+    Ok(())
+}
+
+/// nvcc's options, but for what says where files are and how many threads it takes.
+fn options(host: &cc::Tool, source: &Path, archs: &[String]) -> Vec<String> {
+    let mut options: Vec<String> = sources::OPTIONS.map(String::from).to_vec();
+    options.extend(["-ccbin".into(), host.path().display().to_string()]);
+    if host.is_like_msvc() {
+        // The kernels' macros are written for a preprocessor that follows the standard.
+        options.extend(["-Xcompiler", "/Zc:preprocessor"].map(String::from));
+    }
     // Source lines for profilers and sanitizers; they triple the images.
     if env::var_os("IMMA_CUDA_LINEINFO").is_some() {
         options.push("-lineinfo".into());
     }
-    let only = [String::from("90a")];
-    let archs = if is_sm90(source) { &only } else { archs };
+    let only = [String::from(HOPPER)];
+    let archs = if sources::is_sm90(source) {
+        &only
+    } else {
+        archs
+    };
     for (i, arch) in archs.iter().enumerate() {
         // The lowest also as PTX, in the clear: a newer device compiles it, the emulator reads it.
         let ptx = if i == 0 {
@@ -140,7 +150,7 @@ fn options(source: &Path, archs: &[String]) -> Result<Vec<String>, String> {
             "-gencode=arch=compute_{arch},code=[sm_{arch}{ptx}]"
         ));
     }
-    Ok(options)
+    options
 }
 
 /// All that an image depends on, as text: compiler, options, the source and the headers of ours that it includes. The
@@ -152,42 +162,21 @@ fn recipe(nvcc: &Nvcc, options: &[String], source: &Path) -> Result<String, Stri
         let here = env::current_dir().map_err(|e| e.to_string())?;
         recipe += &format!("{}\n", here.display());
     }
-    for file in included(source)? {
-        let text = fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
-        recipe += &format!("{} {}\n{text}\n", file.display(), text.len());
-    }
-    Ok(recipe)
+    Ok(recipe + &sources::text(source)?)
 }
 
-/// A source and every file that it includes by a name in quotes, whatever the conditions around the line.
-fn included(source: &Path) -> Result<BTreeSet<PathBuf>, String> {
-    let (mut found, mut open) = (BTreeSet::new(), vec![source.to_owned()]);
-    while let Some(file) = open.pop() {
-        let text = fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
-        let folder = file.parent().unwrap_or(Path::new("")).to_owned();
-        if !found.insert(file) {
-            continue;
-        }
-        for line in text.lines() {
-            let directive = line.trim_start().strip_prefix('#').map(str::trim_start);
-            let named = directive.and_then(|d| d.strip_prefix("include"));
-            let named = named.and_then(|name| name.trim_start().strip_prefix('"'));
-            if let Some((name, _)) = named.and_then(|name| name.split_once('"')) {
-                open.push(folder.join(name));
-            }
-        }
-    }
-    Ok(found)
-}
-
+/// Whether nvcc made the image without a warning.
 fn compile(
     nvcc: &Nvcc,
+    host: &cc::Tool,
     options: &[String],
     source: &Path,
     fatbin: &Path,
     threads: usize,
-) -> Result<(), String> {
+) -> Result<bool, String> {
     let output = Command::new(&nvcc.path)
+        // MSVC finds its own parts by variables.
+        .envs(host.get_envs())
         .args(options)
         .arg(format!("--threads={threads}"))
         .arg("-o")
@@ -205,10 +194,11 @@ fn compile(
     }
     // ptxas calls a wgmma pipeline that it serialises, or a setmaxnreg that it ignores, information.
     let bad = |line: &&str| line.contains("warning") || line.contains("Performance Loss");
-    for line in said.lines().filter(bad) {
+    let warnings: Vec<_> = said.lines().filter(bad).collect();
+    for line in &warnings {
         println!("cargo::warning={line}");
     }
-    Ok(())
+    Ok(warnings.is_empty())
 }
 
 /// The names of the kernels, from the PTX that the fatbin holds in the clear.

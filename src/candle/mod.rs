@@ -6,7 +6,7 @@
 //!
 //! candle's models hold [`candle_nn::Linear`] by value, so nothing can exchange a layer behind their back. A model
 //! whose fields are [`LinearLayer`] instead, float or int8, reads either: [`swap_linears`] exchanges loaded layers by name,
-//! and with the feature `safetensors` `LinearLayer::load` takes the place of [`candle_nn::linear`] and reads what the
+//! and with the feature `safetensors` `LinearLayer::load` takes the place of [`candle_nn::linear()`] and reads what the
 //! checkpoint holds (candle itself refuses int8 tensors). Only inference: the layer has no gradient, and asking for one
 //! is an error.
 //!

@@ -1,12 +1,14 @@
 //! Memory, streams and weights of another device's context are refused before anything runs there.
 
 use crate::support::{alone, hardware};
+use imma::cuda::cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use imma::cuda::cudarc::driver::{CudaContext, CudaSlice, CudaStream};
 use imma::cuda::kernels::{igemm_sm80, quantize_rows, GemmOperands};
 use imma::cuda::{Algorithm, Device, DeviceLhs, DeviceWeights, Matrix, Operands, Plan, Problem};
 use imma::element::OutputMut;
 use imma::epilogue::Output;
 use imma::gemm::{Gemm, Lhs, Weights};
+use imma::rounding::Rounding;
 use imma::{Backend, Cpu, DType, Epilogue};
 use ndarray::Array2;
 use std::fmt::Debug;
@@ -124,4 +126,69 @@ fn what_belongs_to_another_context_is_refused() {
     }
     other.gemm(&gemm, OutputMut::I32(found.view_mut())).unwrap();
     assert_eq!(found, Array2::from_elem((m, n), k as i32));
+}
+
+#[test]
+fn a_capture_under_event_tracking_is_refused_with_what_to_do() {
+    if !alone(
+        "contexts::a_capture_under_event_tracking_is_refused_with_what_to_do",
+        &[],
+    ) {
+        return;
+    }
+    if !hardware() {
+        fake_cuda::install::install();
+    }
+    let device = Device::open(0).unwrap();
+    // cudarc's defaults: with a stream of one's own, events are tracked.
+    let stream = device.context().new_stream().unwrap();
+    assert!(device.context().is_managing_stream_synchronization());
+    let call = |x: &CudaSlice<f32>, q: &mut CudaSlice<i8>, scales: &mut CudaSlice<f32>| {
+        quantize_rows(
+            &device,
+            &stream,
+            Matrix::new(x, 3, 20),
+            Matrix::new(q, 3, 20),
+            scales,
+            Rounding::NearestEven,
+        )
+    };
+    let buffers = || {
+        let x: Vec<f32> = (0..60).map(|i| i as f32 - 30.0).collect();
+        let x = stream.clone_htod(&x).unwrap();
+        let q = stream.clone_htod(&[99i8; 60]).unwrap();
+        let scales = stream.clone_htod(&[0.0f32; 3]).unwrap();
+        stream.synchronize().unwrap();
+        (x, q, scales)
+    };
+    let capture = |run: &mut dyn FnMut()| {
+        stream
+            .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+            .unwrap();
+        run();
+        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        stream.end_capture(flags).unwrap()
+    };
+    let (x, mut q, mut scales) = buffers();
+    // Outside of a capture tracking is no matter.
+    call(&x, &mut q, &mut scales).unwrap();
+    let want = stream.clone_dtoh(&q).unwrap();
+    stream.synchronize().unwrap();
+    let launches = device.launches();
+    capture(&mut || {
+        let error = call(&x, &mut q, &mut scales).unwrap_err().to_string();
+        assert!(
+            error.contains("being captured") && error.contains("disable_event_tracking()"),
+            "{error}"
+        );
+    });
+    assert_eq!(device.launches(), launches, "nothing was enqueued");
+    // What the message says is enough.
+    // SAFETY: one stream uses every buffer and is synchronised before they are dropped.
+    unsafe { device.context().disable_event_tracking() };
+    let (x, mut q, mut scales) = buffers();
+    let graph = capture(&mut || call(&x, &mut q, &mut scales).unwrap());
+    graph.expect("a kernel was captured").launch().unwrap();
+    assert_eq!(stream.clone_dtoh(&q).unwrap(), want);
+    stream.synchronize().unwrap();
 }

@@ -1,11 +1,7 @@
 //! The build's store of compiled images: whole images or none, whatever was written and by how many at once.
 
-#[path = "../../cuda/build/cache.rs"]
-#[allow(dead_code)] // the build opens the folder that cargo's variables name
-mod cache;
-
+use crate::build_script::build::cache::Cache;
 use crate::folder::Folder;
-use cache::Cache;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fs, thread};

@@ -9,6 +9,7 @@ mod folder;
 #[path = "../common/random.rs"]
 mod random;
 
+mod build_script;
 #[cfg(target_os = "linux")]
 mod contexts;
 #[cfg(target_os = "linux")]

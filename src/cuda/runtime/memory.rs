@@ -15,8 +15,8 @@ use super::errors::{aligned, driver, same_context};
 use super::matrix::Matrix;
 use crate::error::{Error, Result};
 use cudarc::driver::{
-    result, CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, SyncOnDrop,
-    ValidAsZeroBits,
+    result, sys, CudaContext, CudaSlice, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr,
+    SyncOnDrop, ValidAsZeroBits,
 };
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -102,13 +102,34 @@ pub(in crate::cuda) struct Held<'a> {
     guards: Vec<SyncOnDrop<'a>>,
 }
 
+/// Refuses a capture under cudarc's event tracking: each buffer would wait for events from outside of the capture, which the
+/// driver answers with a bare code, after the fact.
+fn untracked_capture(stream: &CudaStream) -> Result<()> {
+    if !stream.context().is_managing_stream_synchronization() {
+        return Ok(());
+    }
+    match stream.capture_status() {
+        Ok(status) if status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE => {
+            Err(Error::Value {
+                what: "the stream",
+                found: "being captured while cudarc tracks events".into(),
+                expected:
+                    "`context.disable_event_tracking()` before the capture's buffers are made"
+                        .into(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
 impl<'a> Held<'a> {
     /// For a call on this stream.
     ///
     /// # Errors
-    /// [`Error::Value`] for a stream of another context.
+    /// [`Error::Value`] for a stream of another context, and for one that is being captured while events are tracked.
     pub fn new(device: &'a Device, stream: &'a CudaStream) -> Result<Self> {
         same_context("the stream", device.context(), stream.context())?;
+        untracked_capture(stream)?;
         Ok(Held {
             device,
             stream,

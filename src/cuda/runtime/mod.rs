@@ -33,5 +33,5 @@ pub(super) use entry::one;
 pub(super) use errors::{driver, same_context};
 pub(super) use launch::{narrow, Geometry, PreparedLaunch, MAX_GRID_Y};
 pub(super) use memory::{download, upload, zeros, Held, Region};
-pub(super) use status::cublaslt_is_there;
+pub(super) use status::{cublaslt_is_there, cublaslt_names};
 pub(super) use workspace::{Layout, Workspace};

@@ -131,9 +131,27 @@ pub(in crate::cuda) fn cublaslt_is_there() -> bool {
     probe::cublaslt_is_there()
 }
 
+/// The driver's library. The bindings look for these names too.
+#[cfg(any(feature = "cuda", test))]
+fn driver_names(windows: bool) -> &'static [&'static str] {
+    match windows {
+        true => &["nvcuda.dll"],
+        false => &["libcuda.so", "libcuda.so.1"],
+    }
+}
+
+/// cuBLASLt's.
+#[cfg(any(feature = "cuda", test))]
+pub(in crate::cuda) fn cublaslt_names(windows: bool) -> &'static [&'static str] {
+    match windows {
+        true => &["cublasLt64_13.dll", "cublasLt64_12.dll"],
+        false => &["libcublasLt.so", "libcublasLt.so.13", "libcublasLt.so.12"],
+    }
+}
+
 #[cfg(feature = "cuda")]
 mod probe {
-    use super::Status;
+    use super::{cublaslt_names, driver_names, Status};
     use crate::cuda::runtime::images;
     use libloading::Library;
     use std::ffi::{c_char, c_int, c_uint, CStr};
@@ -142,16 +160,6 @@ mod probe {
     const NO_DEVICE: c_uint = 100;
     const CAPABILITY_MAJOR: c_int = 75;
     const CAPABILITY_MINOR: c_int = 76;
-
-    #[cfg(windows)]
-    const DRIVER: &[&str] = &["nvcuda.dll"];
-    #[cfg(not(windows))]
-    const DRIVER: &[&str] = &["libcuda.so", "libcuda.so.1"];
-
-    #[cfg(windows)]
-    const CUBLASLT: &[&str] = &["cublasLt64_13.dll", "cublasLt64_12.dll"];
-    #[cfg(not(windows))]
-    const CUBLASLT: &[&str] = &["libcublasLt.so", "libcublasLt.so.13", "libcublasLt.so.12"];
 
     /// The libraries stay open once found: a driver that has started can't be unloaded safely.
     fn open(
@@ -185,15 +193,17 @@ mod probe {
     }
 
     pub fn cublaslt_is_there() -> bool {
-        open(CUBLASLT, &CUBLASLT_LIBRARY).is_ok()
+        open(cublaslt_names(cfg!(windows)), &CUBLASLT_LIBRARY).is_ok()
     }
 
     /// The number of devices, if the kernels in this build run on this one.
     fn probe(device: usize) -> Result<usize, Status> {
-        let library = open(DRIVER, &DRIVER_LIBRARY).map_err(|e| Status::NoDriver {
-            // What the loader said is the cause; the error itself only says that it failed.
-            reason: std::error::Error::source(&e).map_or_else(|| e.to_string(), |e| e.to_string()),
-        })?;
+        let library =
+            open(driver_names(cfg!(windows)), &DRIVER_LIBRARY).map_err(|e| Status::NoDriver {
+                // What the loader said is the cause; the error itself only says that it failed.
+                reason: std::error::Error::source(&e)
+                    .map_or_else(|| e.to_string(), |e| e.to_string()),
+            })?;
         let driver = Driver(library);
         driver.call("cuInit", |call: unsafe extern "C" fn(c_uint) -> c_uint| {
             // SAFETY: `cuInit(flags)`, and 0 is the only flag.
@@ -306,6 +316,25 @@ mod probe {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn libraries_are_looked_for_by_their_names_on_each_system() {
+        assert_eq!(driver_names(true), ["nvcuda.dll"]);
+        assert_eq!(driver_names(false), ["libcuda.so", "libcuda.so.1"]);
+        for windows in [true, false] {
+            let names = driver_names(windows).iter().chain(cublaslt_names(windows));
+            let mut names = names.copied();
+            let right = |name: &str| match windows {
+                true => name.ends_with(".dll"),
+                false => name.starts_with("lib") && name.contains(".so"),
+            };
+            assert!(names.all(right));
+            for major in ["12", "13"] {
+                let of = |name: &&str| name.contains(major);
+                assert!(cublaslt_names(windows).iter().any(of), "{windows} {major}");
+            }
+        }
+    }
 
     #[test]
     fn each_status_is_one_sentence() {

@@ -22,7 +22,7 @@ pub(in crate::cuda) use model::predict;
 pub use product::{LtCandidate, LtProduct, LtResult};
 pub use shape::{LtOutput, LtShape};
 
-use crate::cuda::runtime::{cublaslt_is_there, driver, same_context, Device};
+use crate::cuda::runtime::{cublaslt_is_there, cublaslt_names, driver, same_context, Device};
 use crate::error::{Error, Result};
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use cudarc::driver::CudaContext;
@@ -64,8 +64,10 @@ impl CublasLt {
             return Err(Error::Unavailable {
                 what: "library",
                 found: "cuBLASLt".into(),
-                expected: "libcublasLt.so.13 or .12 where the loader finds it, as the CUDA toolkit installs it"
-                    .into(),
+                expected: format!(
+                    "{} where the loader finds it, as the CUDA toolkit installs it",
+                    cublaslt_names(cfg!(windows)).join(" or ")
+                ),
             });
         }
         context
