@@ -261,25 +261,17 @@ impl Out {
     }
 
     /// Bits: NaN equals itself.
-    fn bits(
-        &self,
-    ) -> (
-        Vec<u32>,
-        Vec<u16>,
-        Vec<u16>,
-        &Array2<i32>,
-        &Array2<i8>,
-        Vec<u32>,
-    ) {
+    fn bits(&self) -> [Vec<u32>; 6] {
         let one = |x: &f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
-        (
+        let halves = |bits: u16| u32::from(bits);
+        [
             self.f32.iter().map(one).collect(),
-            self.f16.iter().map(|x| x.to_bits()).collect(),
-            self.bf16.iter().map(|x| x.to_bits()).collect(),
-            &self.i32,
-            &self.i8,
+            self.f16.iter().map(|x| halves(x.to_bits())).collect(),
+            self.bf16.iter().map(|x| halves(x.to_bits())).collect(),
+            self.i32.iter().map(|x| *x as u32).collect(),
+            self.i8.iter().map(|x| *x as u32).collect(),
             self.scales.iter().map(one).collect(),
-        )
+        ]
     }
 }
 
