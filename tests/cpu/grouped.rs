@@ -260,26 +260,14 @@ impl Out {
         }
     }
 
-    /// Bits: NaN equals itself.
-    fn bits(
-        &self,
-    ) -> (
-        Vec<u32>,
-        Vec<u16>,
-        Vec<u16>,
-        &Array2<i32>,
-        &Array2<i8>,
-        Vec<u32>,
-    ) {
+    /// Bits: NaN equals itself. Of all floats, scales included; then the integers.
+    fn bits(&self) -> (Vec<u32>, &Array2<i32>, &Array2<i8>) {
         let one = |x: &f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
-        (
-            self.f32.iter().map(one).collect(),
-            self.f16.iter().map(|x| x.to_bits()).collect(),
-            self.bf16.iter().map(|x| x.to_bits()).collect(),
-            &self.i32,
-            &self.i8,
-            self.scales.iter().map(one).collect(),
-        )
+        let wide = self.f32.iter().chain(&self.scales).map(one);
+        let halves = self.f16.iter().map(|x| x.to_bits());
+        let halves = halves.chain(self.bf16.iter().map(|x| x.to_bits()));
+        let floats = wide.chain(halves.map(u32::from)).collect();
+        (floats, &self.i32, &self.i8)
     }
 }
 

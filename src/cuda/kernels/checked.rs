@@ -208,7 +208,7 @@ pub(in crate::cuda) struct Parts<'a> {
 impl<'a> Parts<'a> {
     /// The parts of a grouped product, from those with the weights of all groups one after the other.
     pub fn of_groups(self, rows: HeldGroups<'a>) -> Result<Self> {
-        if self.w.rows % rows.groups != 0 || self.batches != Batches::ONE {
+        if !self.w.rows.is_multiple_of(rows.groups) || self.batches != Batches::ONE {
             return Err(Error::Value {
                 what: "the weights of the groups",
                 found: format!("{} rows in {} products", self.w.rows, self.batches.count),
