@@ -101,6 +101,7 @@ struct ScaleGroups {
 // What a block computes: a tile of one product of the batch, over one part of K.
 struct Part {
     unsigned m0, n0, batch;
+    unsigned rows, cols; // of the product; those of `a` from `rows` on are another's
     const int8_t *a, *w; // the product's operands
     unsigned k_begin, k_end, steps;
 };
@@ -109,6 +110,7 @@ __device__ __forceinline__ Part part_of(const IgemmParams& p) {
     Part part;
     const RasterTile tile = raster(blockIdx.x, p.tiles_m, p.tiles_n, p.raster_rows);
     part.m0 = tile.tall * T::BM, part.n0 = tile.wide * T::BN;
+    part.rows = p.epilogue.rows, part.cols = p.epilogue.cols;
     part.batch = blockIdx.y / p.splits;
     const unsigned split = blockIdx.y % p.splits;
     part.a = p.a + part.batch * p.a_batch;
@@ -128,11 +130,10 @@ struct Stages {
 
     __device__ __forceinline__ uint32_t at(unsigned step) const { return shared + step % T::STAGES * T::STAGE_BYTES; }
     __device__ __forceinline__ void copy(unsigned step) const {
-        const EpilogueParams& e = p.epilogue;
         const uint32_t to = at(step);
         const unsigned k = part.k_begin + step * T::BK;
-        copy_operand<T::BM, T::BK, T::THREADS, T::ALIGNED>(to, part.a, p.a_stride, part.m0, e.rows, k, part.k_end);
-        copy_operand<T::BN, T::BK, T::THREADS, T::ALIGNED>(to + T::BM * T::BK, part.w, p.w_stride, part.n0, e.cols,
+        copy_operand<T::BM, T::BK, T::THREADS, T::ALIGNED>(to, part.a, p.a_stride, part.m0, part.rows, k, part.k_end);
+        copy_operand<T::BN, T::BK, T::THREADS, T::ALIGNED>(to + T::BM * T::BK, part.w, p.w_stride, part.n0, part.cols,
                                                            k, part.k_end);
     }
 };
@@ -266,18 +267,18 @@ __device__ __forceinline__ void multiply(const Stages<T>& stages, const ScaleGro
 }
 
 // Finishes totals that were scaled group by group: the steps of finish() in epilogue.cuh without scales of columns.
-__device__ __forceinline__ void finish_groupwise(const EpilogueParams& p, unsigned row, unsigned col, unsigned count,
-                                                 const int (&words)[QUAD]) {
-    const float row_scale = row_scale_at(p, 0, row);
+__device__ __forceinline__ void finish_groupwise(const EpilogueParams& p, unsigned batch, unsigned row, unsigned col,
+                                                 unsigned count, const int (&words)[QUAD]) {
+    const float row_scale = row_scale_at(p, batch, row);
     float x[QUAD], bias[QUAD];
-    bias_at(p, 0, col, count, bias);
+    bias_at(p, batch, col, count, bias);
 #pragma unroll
     for (unsigned i = 0; i < QUAD; ++i) {
         x[i] = scaled_total(__int_as_float(words[i]), row_scale, bias[i]);
     }
-    after_scaling(p, 0, row, col, count, x);
+    after_scaling(p, batch, row, col, count, x);
     const Place to = place(p, col, count);
-    store(p, row * p.output_stride + to.col, to.count, x);
+    store(p, batch * p.output_batch + row * p.output_stride + to.col, to.count, x);
 }
 
 // The sums of one part of K, for epilogue_i32 to add: [batch and split, rows, cols].
@@ -317,7 +318,7 @@ __device__ __forceinline__ void fill_strip(int* strip, unsigned lane, unsigned p
 
 // A strip to memory, from (row0, col0) on: a thread finishes four columns of a row.
 template <typename T, bool GROUPWISE>
-__device__ __forceinline__ void finish_strip(const IgemmParams& p, unsigned batch, const int* strip, unsigned lane,
+__device__ __forceinline__ void finish_strip(const IgemmParams& p, const Part& part, const int* strip, unsigned lane,
                                              unsigned row0, unsigned col0) {
     const EpilogueParams& e = p.epilogue;
     constexpr unsigned QUADS = T::WN / QUAD;
@@ -325,28 +326,27 @@ __device__ __forceinline__ void finish_strip(const IgemmParams& p, unsigned batc
     for (unsigned id = lane; id < 16 * QUADS; id += 32) {
         const unsigned r = id / QUADS, c = id % QUADS * QUAD;
         const unsigned row = row0 + r, col = col0 + c;
-        if (row < e.rows && col < e.cols) {
+        if (row < part.rows && col < e.cols) {
             const int4 v = *reinterpret_cast<const int4*>(strip + r * T::STRIP_STRIDE + c);
             int words[QUAD] = {v.x, v.y, v.z, v.w};
             const unsigned count = min(e.cols - col, QUAD);
             if constexpr (GROUPWISE) {
-                finish_groupwise(e, row, col, count, words);
+                finish_groupwise(e, part.batch, row, col, count, words);
             } else if (p.partial) {
                 store_partial(p, row, col, count, words);
             } else {
-                finish(e, batch, row, col, count, words);
+                finish(e, part.batch, row, col, count, words);
             }
         }
     }
 }
 
-// GROUPWISE: the sums of each scale group are scaled and added up in f32, one after the other, before the epilogue.
+// One tile, from operands to output. GROUPWISE: the sums of each scale group are scaled and added up in f32, one after the
+// other, before the epilogue.
 template <typename T, bool GROUPWISE>
-__device__ __forceinline__ void igemm(const IgemmParams& p, const ScaleGroups& groups) {
-    extern __shared__ __align__(1024) uint8_t shared[];
+__device__ __forceinline__ void compute(const IgemmParams& p, const ScaleGroups& groups, const Part& part, uint8_t* shared) {
     const unsigned lane = threadIdx.x % 32, id = threadIdx.x / 32;
     const WarpTile warp{lane, id / T::WARPS_N * T::WM, id % T::WARPS_N * T::WN};
-    const Part part = part_of<T>(p);
     const Stages<T> stages{p, part, ptx::shared_address(shared)};
     Accumulators<T, GROUPWISE> acc;
     multiply(stages, groups, warp, acc);
@@ -356,9 +356,16 @@ __device__ __forceinline__ void igemm(const IgemmParams& p, const ScaleGroups& g
     for (unsigned pass = 0; pass < T::MI; ++pass) {
         fill_strip(strip, lane, pass, acc);
         __syncwarp();
-        finish_strip<T, GROUPWISE>(p, part.batch, strip, lane, part.m0 + warp.m + pass * 16, part.n0 + warp.n);
+        finish_strip<T, GROUPWISE>(p, part, strip, lane, part.m0 + warp.m + pass * 16, part.n0 + warp.n);
         __syncwarp();
     }
+}
+
+// A block's one tile of a product, or of a batch of them.
+template <typename T, bool GROUPWISE>
+__device__ __forceinline__ void igemm(const IgemmParams& p, const ScaleGroups& groups) {
+    extern __shared__ __align__(1024) uint8_t shared[];
+    compute<T, GROUPWISE>(p, groups, part_of<T>(p), shared);
 }
 
 }  // namespace imma

@@ -272,7 +272,104 @@ struct IgemmGroupwiseParams {
     struct IgemmParams igemm; /* one product, no partial sums */
 };
 
+/* What went wrong with numbers that only the device has seen; with the group, pair or row in the low bits. */
+#define IMMA_FAULT_BITS 28
+#define IMMA_FAULT_OFFSETS 1 /* offsets out of order or outside of the rows, or a count above its room */
+#define IMMA_FAULT_INDEX 2   /* an index of an expert that there is not */
+#define IMMA_FAULT_ROW 3     /* a row outside of the matrix */
+
+/* Which rows of a matrix are whose in a grouped product: read on the device. */
+struct GroupRowsParams {
+    const int *offsets;  /* [groups + 1]: group g has rows offsets[g] .. offsets[g + 1]; or null, and */
+    const int *counts;   /* [groups]: group g has the first counts[g] of the `each` rows from g * each on */
+    unsigned int *fault; /* memory of the host, written when a group is bad */
+    unsigned int groups;
+    unsigned int each;
+    unsigned int rows; /* there are at most */
+    unsigned int reserved;
+};
+
+/* igemm_grouped_*: a product of the batch for each group, whose rows of the left operand and of the output are read on the
+ * device. */
+struct IgemmGroupedParams {
+    struct GroupRowsParams rows;
+    const float *group_scales; /* of the first group's weights, [scale groups, cols]; null without scale groups */
+    unsigned long long group_stride;
+    unsigned long long group_batch; /* elements from one group's to the next's */
+    unsigned int group_shift;
+    unsigned int reserved;
+    struct IgemmParams igemm; /* no partial sums */
+};
+
+/* quantize_grouped_*: input [rows, cols] -> output [rows, padded] (zeros from cols on), scales [rows], for rows that are some
+ * group's. The block is that of quantize_rows. */
+struct QuantizeGroupedParams {
+    struct GroupRowsParams rows;
+    const float *input;
+    signed char *output;
+    float *scales;
+    unsigned long long input_stride;
+    unsigned long long output_stride;
+    unsigned int cols;
+    unsigned int padded;
+};
+
+/* moe_sort_*: indices [pairs] of experts -> offsets [experts + 1], rows [pairs]; a block has IMMA_SORT_PAIRS of them. */
+#define IMMA_SORT_PAIRS 1024
+#define IMMA_SORT_THREADS 256
+struct MoeSortParams {
+    const int *indices;
+    int *counts; /* [blocks, experts]: of each block's pairs; null where there is one block */
+    int *offsets;
+    int *rows; /* -1 for pairs of other experts */
+    unsigned int *fault;
+    unsigned int pairs;
+    unsigned int first; /* of the experts here */
+    unsigned int experts; /* here */
+    unsigned int total; /* of all experts */
+};
+
+/* moe_permute_*: tokens [tokens, cols] -> output [rows, padded] (zeros from cols on), scales [rows]; token t goes to the rows
+ * destinations[t * choices ..]. The block is that of quantize_rows. */
+struct MoePermuteParams {
+    const void *input;
+    const int *destinations;
+    signed char *output;
+    float *scales;
+    unsigned int *fault;
+    unsigned long long input_stride;
+    unsigned long long output_stride;
+    unsigned int tokens;
+    unsigned int cols;
+    unsigned int padded;
+    unsigned int choices;
+    unsigned int rows;
+    unsigned int reserved;
+};
+
+/* moe_combine_*: results [rows, cols] -> output [tokens, cols], the sum of weights[t, j] * results[sources[t, j], :]. */
+#define IMMA_COMBINE_THREADS 128
+struct MoeCombineParams {
+    const void *results;
+    const int *sources;    /* [tokens, choices]; -1 adds nothing */
+    const float *weights;  /* [tokens, choices] */
+    void *output;
+    unsigned int *fault;
+    unsigned long long results_stride;
+    unsigned long long output_stride;
+    unsigned int tokens;
+    unsigned int cols;
+    unsigned int choices;
+    unsigned int rows;
+};
+
 #ifdef __CUDACC__
+static_assert(sizeof(GroupRowsParams) == 40, "layout");
+static_assert(sizeof(IgemmGroupedParams) == 304 && offsetof(IgemmGroupedParams, igemm) == 72, "layout");
+static_assert(sizeof(QuantizeGroupedParams) == 88 && offsetof(QuantizeGroupedParams, cols) == 80, "layout");
+static_assert(sizeof(MoeSortParams) == 56 && offsetof(MoeSortParams, pairs) == 40, "layout");
+static_assert(sizeof(MoePermuteParams) == 80 && offsetof(MoePermuteParams, tokens) == 56, "layout");
+static_assert(sizeof(MoeCombineParams) == 72 && offsetof(MoeCombineParams, tokens) == 56, "layout");
 static_assert(sizeof(FinishQuantizeParams) == 200, "layout");
 static_assert(sizeof(PeakParams) == 24, "layout");
 static_assert(sizeof(EpilogueParams) == 152 && offsetof(EpilogueParams, row_batch) == 88, "layout");

@@ -7,6 +7,7 @@
 //!   group    one of compressed-tensors' groups                 online   its rotations at run time
 //!   python_json  config.json as Python writes it           names    patterns over names
 //!   layer_tensors  the account of a layer's tensors            linear_tensors  scales, zero points, bias
+//!   experts  those of mixtures, numbered or fused
 //!   ascend   Ascend's static form      comfy  ComfyUI's        packed   four int8 to an int32
 //!   quantize a model of floats written as W8A8                 rows     one weight of it, a block of rows at a time
 //!   model_plan  what its files will hold                 model_writer  writes them shard by shard, and the rest
@@ -29,7 +30,7 @@
 //! | bitsandbytes | `P.weight` I8 `[N, K]`, `P.SCB` F32 `[N]` | `q * (SCB / 127)` |
 //! | floats | `P.weight` F32, F16 or BF16 `[N, K]` | quantised per output when it is loaded |
 //!
-//! and `P.bias` in any float type beside each. A layer with the empty name is a file's bare `weight` and `bias`.
+//! and `P.bias` in any float type beside each; [`Checkpoint::experts`] reads numbered layers, or fused tensors, as the experts of a mixture. A layer with the empty name is a file's bare `weight` and `bias`.
 //!
 //! **What is done to the inputs first** becomes the layer's [`InputTransform`](crate::quant::InputTransform): ModelOpt's
 //! `P.pre_quant_scale` `[K]`, ComfyUI's `convrot`, and the Hadamard transforms of compressed-tensors' `transform_config`
@@ -50,6 +51,7 @@
 mod ascend;
 mod comfy;
 mod error;
+mod experts;
 mod file;
 mod float_model;
 mod group;

@@ -21,7 +21,7 @@ use crate::gemm::{Gemm, GroupedGemm};
 use std::ops::Range;
 
 /// Bytes of packed rows that are held at a time where blocks are few.
-const PACKED_BYTES: usize = 4 << 20;
+const PACKED_BYTES: usize = 2 << 20;
 /// Elements to pack below which the calling thread does it.
 const ALONE: usize = 1 << 16;
 

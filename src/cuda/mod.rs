@@ -30,7 +30,8 @@ mod runtime;
 pub use cudarc;
 
 pub use layers::{
-    matmul_true_int8, q_matmul_int8, quant_int8, quantize, DeviceLinear, DeviceWeights, WeightOrder,
+    matmul_true_int8, q_matmul_int8, quant_int8, quantize, DeviceChoices, DeviceExperts,
+    DeviceLinear, DeviceWeights, ExpertsPlan, WeightOrder,
 };
 pub use product::{
     tune, Algorithm, CacheKey, ChoiceCache, DeviceLhs, Input, Instance, Measured, Operands, Plan,

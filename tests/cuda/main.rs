@@ -19,7 +19,11 @@ mod device;
 #[cfg(target_os = "linux")]
 mod dot_general;
 #[cfg(target_os = "linux")]
+mod experts;
+#[cfg(target_os = "linux")]
 mod fused;
+#[cfg(target_os = "linux")]
+mod grouped;
 #[cfg(target_os = "linux")]
 mod groupwise;
 #[cfg(target_os = "linux")]

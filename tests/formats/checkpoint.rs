@@ -471,3 +471,237 @@ proptest! {
         }
     }
 }
+
+// -------------------------------------------------------------------------------------- mixtures of experts
+
+/// A safetensors file of these tensors: name, type, shape, bytes.
+fn written(folder: &Folder, tensors: &[(String, &str, Vec<usize>, Vec<u8>)]) -> Checkpoint {
+    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+    for (name, dtype, shape, bytes) in tensors {
+        let end = data.len() + bytes.len();
+        let entry =
+            serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [data.len(), end]});
+        header.insert(name.clone(), entry);
+        data.extend_from_slice(bytes);
+    }
+    folder
+        .open(&serde_json::Value::Object(header).to_string(), &data)
+        .unwrap()
+}
+
+fn float_bytes<'f>(floats: impl IntoIterator<Item = &'f f32>) -> Vec<u8> {
+    floats.into_iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+fn some_floats(shape: (usize, usize, usize), seed: usize) -> ndarray::Array3<f32> {
+    ndarray::Array3::from_shape_fn(shape, |(e, i, j)| {
+        ((e * 131 + i * 31 + j * 17 + seed * 7) % 61) as f32 * 0.1 - 3.0
+    })
+}
+
+/// Numbered layers under both families of names, and fused tensors in both orders, are the same experts.
+#[test]
+fn experts_are_read_numbered_and_fused() {
+    use imma::ops::Int8Experts;
+    use ndarray::{concatenate, Axis};
+    let (experts, outer, inner) = (3, 6, 4);
+    let gate = some_floats((experts, inner, outer), 1);
+    let up = some_floats((experts, inner, outer), 2);
+    let down = some_floats((experts, outer, inner), 3);
+    let want = Int8Experts::from_float(gate.view(), up.view(), down.view()).unwrap();
+    let x = Array2::from_shape_fn((5, outer), |(t, h)| (t * 3 + h) as f32 * 0.25 - 1.0);
+    let indices = arr2(&[[0, 2], [1, 0], [2, 1], [0, 1], [2, 0]]);
+    let weights = Array2::from_shape_fn((5, 2), |(t, j)| 0.2 + (t + j) as f32 * 0.1);
+    let of = |layer: &Int8Experts| {
+        layer
+            .forward(x.view(), indices.view(), weights.view())
+            .unwrap()
+    };
+    let y = of(&want);
+    let numbered = |names: [&str; 3]| {
+        let mut tensors = Vec::new();
+        for e in 0..experts {
+            for (name, w) in names.iter().zip([&gate, &up, &down]) {
+                let w = w.index_axis(Axis(0), e);
+                let name = format!("mlp.experts.{e}.{name}.weight");
+                tensors.push((name, "F32", w.shape().to_vec(), float_bytes(w.iter())));
+            }
+        }
+        tensors
+    };
+    let both = concatenate(Axis(1), &[gate.view(), up.view()]).unwrap();
+    let fused = |outputs_first: bool| {
+        let of = |name: &str, w: &ndarray::Array3<f32>| {
+            let w = match outputs_first {
+                true => w.view(),
+                false => w.view().permuted_axes([0, 2, 1]),
+            };
+            let name = format!("mlp.experts.{name}");
+            (name, "F32", w.shape().to_vec(), float_bytes(w.iter()))
+        };
+        vec![of("gate_up_proj", &both), of("down_proj", &down)]
+    };
+    for tensors in [
+        numbered(["gate_proj", "up_proj", "down_proj"]),
+        numbered(["w1", "w3", "w2"]),
+        fused(true),
+        fused(false),
+    ] {
+        let folder = Folder::new("experts");
+        let checkpoint = written(&folder, &tensors);
+        assert_eq!(of(&checkpoint.experts("mlp.experts").unwrap()), y);
+        let backend = default_backend().clone();
+        let rank = checkpoint
+            .experts_on(backend.clone(), "mlp.experts", Some(1..3))
+            .unwrap();
+        assert_eq!(rank.place(), (1..3, experts));
+        assert_eq!(of(&rank), of(&want.slice(1..3).unwrap()));
+        #[allow(clippy::reversed_empty_ranges)]
+        for range in [1..1, 0..4, 3..2] {
+            let error = checkpoint.experts_on(backend.clone(), "mlp.experts", Some(range));
+            let text = error.unwrap_err().to_string();
+            assert!(text.contains("a part of the experts 0..3"), "{text}");
+        }
+        let path = folder.0.join("model.safetensors");
+        assert_eq!(
+            of(&Int8Experts::from_checkpoint(path, "mlp.experts").unwrap()),
+            y
+        );
+        let text = checkpoint.experts("mlp").unwrap_err().to_string();
+        assert!(text.contains("no experts"), "{text}");
+    }
+}
+
+/// int8 layers of compressed-tensors' form make the experts that their scales say.
+#[test]
+fn experts_are_read_from_int8_layers() {
+    use imma::ops::{Int8Experts, QuantizedExperts};
+    use ndarray::{Array3, Axis};
+    let (experts, outer, inner) = (2, 8, 6);
+    let ints = |n, k, seed: usize| {
+        Array3::from_shape_fn((experts, n, k), |(e, i, j)| {
+            ((e * 37 + i * 11 + j * 5 + seed) % 255) as i32 as u8 as i8
+        })
+    };
+    let scales = |n, seed: usize| {
+        Array2::from_shape_fn((experts, n), |(e, i)| 0.01 + (e + i + seed) as f32 * 0.001)
+    };
+    let parts = [
+        ("gate_proj", ints(inner, outer, 1), scales(inner, 1)),
+        ("up_proj", ints(inner, outer, 2), scales(inner, 2)),
+        ("down_proj", ints(outer, inner, 3), scales(outer, 3)),
+    ];
+    let mut tensors = Vec::new();
+    for e in 0..experts {
+        for (name, data, scales) in &parts {
+            let (data, scales) = (data.index_axis(Axis(0), e), scales.row(e));
+            let bytes = data.iter().map(|x| *x as u8).collect();
+            let prefix = format!("e.{e}.{name}");
+            tensors.push((
+                format!("{prefix}.weight"),
+                "I8",
+                data.shape().to_vec(),
+                bytes,
+            ));
+            let bytes = float_bytes(scales.iter());
+            tensors.push((
+                format!("{prefix}.weight_scale"),
+                "F32",
+                vec![scales.len(), 1],
+                bytes,
+            ));
+        }
+    }
+    let folder = Folder::new("int8-experts");
+    let read = written(&folder, &tensors).experts("e").unwrap();
+    let [gate, up, down] = [0, 1, 2].map(|i: usize| QuantizedExperts {
+        data: parts[i].1.view(),
+        scales: parts[i].2.view(),
+    });
+    let want = Int8Experts::from_int8_on(default_backend().clone(), gate, up, down).unwrap();
+    let x = Array2::from_shape_fn((4, outer), |(t, h)| (t * 5 + h) as f32 * 0.3 - 2.0);
+    let (indices, weights) = (
+        arr2(&[[0, 1], [1, 0], [0, 0], [1, 1]]),
+        Array2::ones((4, 2)),
+    );
+    let of = |layer: &Int8Experts| {
+        layer
+            .forward(x.view(), indices.view(), weights.view())
+            .unwrap()
+    };
+    assert_eq!(of(&read), of(&want));
+
+    // What is missing, and what stands beside, is said by name.
+    let without = |drop: &str| {
+        let kept: Vec<_> = tensors
+            .iter()
+            .filter(|t| !t.0.contains(drop))
+            .cloned()
+            .collect();
+        written(&folder, &kept)
+            .experts("e")
+            .unwrap_err()
+            .to_string()
+    };
+    let text = without("e.0.");
+    assert!(text.contains("none of number 0"), "{text}");
+    let text = without("e.1.up_proj");
+    assert!(text.contains("e.1.up_proj"), "{text}");
+    let mut more = tensors.clone();
+    more.push(("e.1.router.weight".into(), "F32", vec![1, 1], vec![0; 4]));
+    let text = written(&folder, &more)
+        .experts("e")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("e.1.router.weight") && text.contains("gate_proj"),
+        "{text}"
+    );
+    let mut asymmetric = tensors.clone();
+    let zeros = (
+        "e.0.up_proj.weight_zero_point".into(),
+        "I8",
+        vec![inner, 1],
+        vec![1; inner],
+    );
+    asymmetric.push(zeros);
+    let text = written(&folder, &asymmetric)
+        .experts("e")
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("asymmetric weights"), "{text}");
+}
+
+#[test]
+fn fused_experts_that_do_not_fit_are_refused() {
+    let tensor = |name: &str, dtype: &'static str, shape: [usize; 3]| {
+        let bytes = vec![0; shape.iter().product::<usize>() * if dtype == "I8" { 1 } else { 4 }];
+        (format!("e.{name}"), dtype, shape.to_vec(), bytes)
+    };
+    let good = [
+        tensor("gate_up_proj", "F32", [2, 8, 6]),
+        tensor("down_proj", "F32", [2, 6, 4]),
+    ];
+    let refused = |tensors: &[(String, &str, Vec<usize>, Vec<u8>)]| {
+        let folder = Folder::new("fused");
+        written(&folder, tensors)
+            .experts("e")
+            .unwrap_err()
+            .to_string()
+    };
+    let text = refused(&good[..1]);
+    assert!(text.contains("e.down_proj"), "{text}");
+    let [gate_up, down] = good;
+    let text = refused(&[gate_up.clone(), tensor("down_proj", "F32", [2, 6, 5])]);
+    assert!(
+        text.contains("[2, 6, 5]") && text.contains("[2, 8, 6]"),
+        "{text}"
+    );
+    let text = refused(&[gate_up.clone(), tensor("down_proj", "F32", [3, 6, 4])]);
+    assert!(text.contains("[3, 6, 4]"), "{text}");
+    let text = refused(&[gate_up.clone(), tensor("down_proj", "I8", [2, 6, 4])]);
+    assert!(text.contains("floats in three dimensions"), "{text}");
+    let bias = tensor("gate_up_proj_bias", "F32", [2, 8, 1]);
+    let text = refused(&[gate_up, down, bias]);
+    assert!(text.contains("e.gate_up_proj_bias"), "{text}");
+}

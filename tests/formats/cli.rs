@@ -866,3 +866,36 @@ fn tuning_a_checkpoint_goes_on_where_it_stopped() {
     refused(&tune(&["--m", "0"]), &["--m has 0"]);
     refused(&tune(&["--device", "cpu"]), &["--device is cpu"]);
 }
+
+#[test]
+fn bench_moe_prints_grouped_products_beside_single_ones() {
+    let arguments =
+        "bench moe --model qwen3-30b-a3b --experts 2 --tokens 3 --routing uniform,skewed \
+        --seconds 0.001 --threads 1 --device cpu --json";
+    let arguments: Vec<&str> = arguments.split_whitespace().collect();
+    let output = imma(&arguments);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    let rows: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(rows.len(), 6);
+    for (row, op) in rows
+        .iter()
+        .zip(["gate_up", "down", "experts"].iter().cycle())
+    {
+        assert_eq!(row["op"], *op);
+        assert_eq!((&row["experts"], &row["here"]), (&128.into(), &2.into()));
+        assert!(row["median_s"].as_f64().unwrap() > 0.0);
+        assert_eq!(row["single_s"].is_null(), *op == "experts");
+    }
+    refused(
+        &imma(&["bench", "moe", "--experts", "129"]),
+        &["--experts is 129", "1 to the 128 of qwen3-30b-a3b"],
+    );
+}

@@ -3,11 +3,12 @@
 //! ```text
 //!   GemmOperands (slices, views) --Held--> CheckedProduct (regions: addresses taken once, all shapes and spans checked)
 //!                                            |
-//!                  igemm_sm80, igemm_sm90, igemm_groupwise, cublaslt, epilogue take nothing else
+//!                  igemm_sm80, igemm_sm90, igemm_groupwise, igemm_grouped, cublaslt, epilogue take nothing else
 //! ```
 
 use super::batches::Batches;
 use super::epilogue_parts::{self, InRegions, OnDevice};
+use super::group_rows::{GroupRows, HeldGroups};
 use super::model::Shape;
 use crate::cuda::runtime::{DeviceOutput, DeviceVector, Held, Matrix, Region};
 use crate::epilogue::{Epilogue, Output};
@@ -48,6 +49,7 @@ pub struct GemmOperands<'a> {
     pub(super) col_sums: Option<DeviceVector<'a, i32>>,
     pub(super) groups: Option<ScaleGroups<'a>>,
     pub(super) batches: Batches,
+    pub(super) group_rows: Option<GroupRows<'a>>,
     pub(super) workspace: Option<CudaViewMut<'a, i32>>,
 }
 
@@ -76,6 +78,7 @@ impl<'a> GemmOperands<'a> {
             col_sums: None,
             groups: None,
             batches: Batches::ONE,
+            group_rows: None,
             workspace: None,
         }
     }
@@ -102,6 +105,15 @@ impl<'a> GemmOperands<'a> {
         GemmOperands { batches, ..self }
     }
 
+    /// With rows that belong to groups, for [`igemm_grouped`](super::igemm_grouped()) alone: `w` is `[G * N, K]` then, the
+    /// groups' weights one after the other, and columns' parts (scales, sums, bias; columns of scale groups) are `[G * N]`.
+    pub fn with_group_rows(self, rows: GroupRows<'a>) -> Self {
+        GemmOperands {
+            group_rows: Some(rows),
+            ..self
+        }
+    }
+
     /// With room for sums: as many elements as the instance's `workspace` says, for each product.
     pub fn with_workspace(self, workspace: CudaViewMut<'a, i32>) -> Self {
         GemmOperands {
@@ -110,12 +122,32 @@ impl<'a> GemmOperands<'a> {
         }
     }
 
-    /// Takes everything for a call, and checks it.
+    /// Takes everything for a call of one product or a batch, and checks it.
     pub(super) fn check<'h>(
         &'h mut self,
         op: &'static str,
         held: &mut Held<'h>,
     ) -> Result<(CheckedProduct<'h>, Option<Region<'h>>)> {
+        if self.group_rows.is_some() {
+            return Err(Error::Value {
+                what: "the rows of the groups",
+                found: format!("given to {op}"),
+                expected: "a product by igemm_grouped".into(),
+            });
+        }
+        self.check_grouped(op, held)
+    }
+
+    /// The same for a grouped product.
+    pub(super) fn check_grouped<'h>(
+        &'h mut self,
+        op: &'static str,
+        held: &mut Held<'h>,
+    ) -> Result<(CheckedProduct<'h>, Option<Region<'h>>)> {
+        let group_rows = match &self.group_rows {
+            Some(rows) => Some(rows.hold(held, self.a.rows)?),
+            None => None,
+        };
         let a = held.read("a", &self.a.by_ref())?;
         let w = held.read("w", &self.w.by_ref())?;
         epilogue_parts::check_place(self.epilogue.output, &self.out.data)?;
@@ -138,20 +170,22 @@ impl<'a> GemmOperands<'a> {
             }
             None => None,
         };
-        let product = CheckedProduct::new(
-            op,
-            Parts {
-                a,
-                w,
-                out,
-                row_scales_out,
-                col_sums,
-                groups,
-                epilogue,
-                batches: self.batches,
-            },
-        )?;
-        Ok((product, workspace))
+        let parts = Parts {
+            a,
+            w,
+            out,
+            row_scales_out,
+            col_sums,
+            groups,
+            epilogue,
+            batches: self.batches,
+            group_rows: None,
+        };
+        let parts = match group_rows {
+            Some(rows) => parts.of_groups(rows)?,
+            None => parts,
+        };
+        Ok((CheckedProduct::new(op, parts)?, workspace))
     }
 }
 
@@ -167,6 +201,39 @@ pub(in crate::cuda) struct Parts<'a> {
     pub groups: Option<(Region<'a>, usize)>,
     pub epilogue: Epilogue<InRegions<'a>>,
     pub batches: Batches,
+    /// Whose rows are whose, where only the device knows: then `w` and the columns' parts are the first group's.
+    pub group_rows: Option<HeldGroups<'a>>,
+}
+
+impl<'a> Parts<'a> {
+    /// The parts of a grouped product, from those with the weights of all groups one after the other.
+    pub fn of_groups(self, rows: HeldGroups<'a>) -> Result<Self> {
+        if !self.w.rows.is_multiple_of(rows.groups) || self.batches != Batches::ONE {
+            return Err(Error::Value {
+                what: "the weights of the groups",
+                found: format!("{} rows in {} products", self.w.rows, self.batches.count),
+                expected: format!("as many for each of the {} groups, no batch", rows.groups),
+            });
+        }
+        let n = self.w.rows / rows.groups;
+        Ok(Parts {
+            w: self.w.rows_to(n),
+            groups: self
+                .groups
+                .map(|(s, size)| match s.cols == n * rows.groups {
+                    true => (s.columns_to(n), size),
+                    false => (s, size),
+                }),
+            batches: Batches {
+                count: rows.groups,
+                w: n * self.w.stride,
+                cols: n,
+                ..Batches::ONE
+            },
+            group_rows: Some(rows),
+            ..self
+        })
+    }
 }
 
 /// A product that was checked: operands that fit each other and lie in memory that is held.
@@ -201,7 +268,11 @@ impl<'a> CheckedProduct<'a> {
         batches.check("a", a, batches.a)?;
         batches.check("w", w, batches.w)?;
         batches.check("output", out, batches.output)?;
-        batches.check_apart(out)?;
+        // Groups have rows of their own.
+        let grouped = parts.group_rows.is_some();
+        if !grouped {
+            batches.check_apart(out)?;
+        }
         if zero_points != parts.col_sums.is_some() {
             return Err(Error::Value {
                 what: "zero points",
@@ -218,7 +289,7 @@ impl<'a> CheckedProduct<'a> {
                 expected: "one exactly with int8 output with a scale a row",
             });
         }
-        if per_row && batches.count != 1 {
+        if per_row && batches.count != 1 && !grouped {
             return Err(Error::Value {
                 what: "the batch",
                 found: format!("{} products", batches.count),
@@ -229,6 +300,18 @@ impl<'a> CheckedProduct<'a> {
             groups(op, &parts, scales, *size, shape)?;
         }
         Ok(CheckedProduct { parts, shape })
+    }
+
+    /// The same product to f32 in a place of its own: what becomes int8 with a scale a row.
+    pub(super) fn to_floats(&self, floats: Region<'a>) -> Result<CheckedProduct<'a>> {
+        let parts = &self.parts;
+        let parts = Parts {
+            out: floats,
+            row_scales_out: None,
+            epilogue: parts.epilogue.clone().with_output(Output::F32),
+            ..*parts
+        };
+        CheckedProduct::new("the floats", parts)
     }
 
     /// The same operands to raw sums in a place of their own: what an epilogue of its own finishes.
@@ -242,6 +325,7 @@ impl<'a> CheckedProduct<'a> {
             groups: None,
             epilogue: Epilogue::to(Output::Raw),
             batches: self.parts.batches,
+            group_rows: self.parts.group_rows,
         };
         CheckedProduct::new("the sums", parts)
     }
@@ -322,6 +406,9 @@ fn groups(
         });
     }
     dim(op, "the scale groups", scales, [k.div_ceil(size), n])?;
+    parts
+        .batches
+        .check("the scale groups", scales, parts.batches.cols)?;
     let epilogue = &parts.epilogue;
     let refuse = |what, expected| {
         Err(Error::Epilogue {
@@ -341,7 +428,7 @@ fn groups(
             "scale groups",
             "a float or i8 output: the sums of groups are floats",
         ),
-        Output::Int8PerRow => refuse(
+        Output::Int8PerRow if parts.group_rows.is_none() => refuse(
             "int8 with a scale a row",
             "a float output, or int8 with a given scale: scale groups are not finished by row",
         ),

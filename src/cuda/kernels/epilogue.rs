@@ -261,6 +261,7 @@ pub fn epilogue(
         groups: None,
         epilogue: hold(epilogue, &mut held)?,
         batches: Batches::ONE,
+        group_rows: None,
     };
     let product = CheckedProduct::new("epilogue", parts)?;
     enqueue(&held, &product, Sums::whole(sums))

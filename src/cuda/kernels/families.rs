@@ -48,6 +48,16 @@ families! {
     IgemmSm80: "igemm_sm80_", IgemmParams;
     /// `cuda/igemm_groupwise.cu`.
     IgemmGroupwise: "igemm_groupwise_", IgemmGroupwiseParams;
+    /// `cuda/igemm_grouped.cu`.
+    IgemmGrouped: "igemm_grouped_", IgemmGroupedParams;
+    /// `cuda/quantize_grouped.cu`.
+    QuantizeGrouped: "quantize_grouped_", QuantizeGroupedParams;
+    /// `cuda/moe_sort.cu`.
+    MoeSort: "moe_sort_", MoeSortParams;
+    /// `cuda/moe_permute.cu`.
+    MoePermute: "moe_permute_", MoePermuteParams;
+    /// `cuda/moe_combine.cu`.
+    MoeCombine: "moe_combine_", MoeCombineParams;
     /// `cuda/peak.cu`.
     Peak: "peak_", PeakParams;
 }

@@ -8,6 +8,7 @@
 //!   quantize_rows, quantize_cols, quantize_static, dequantize, transpose_s8, rmsnorm_quantize, silu_mul_quantize, peak
 //!   batches, epilogue_parts, checked, epilogue   operands of a product, and what finishes its sums; model: the cost models' own
 //!   igemm_sm80, igemm_groupwise, igemm_sm90, cublaslt   who multiplies
+//!   group_rows, igemm_grouped, quantize_grouped, moe_sort, moe_permute, moe_combine   mixtures of experts
 //! ```
 
 mod batches;
@@ -17,13 +18,19 @@ mod dequantize;
 mod epilogue;
 mod epilogue_parts;
 mod families;
+mod group_rows;
+pub mod igemm_grouped;
 pub mod igemm_groupwise;
 pub mod igemm_sm80;
 pub mod igemm_sm90;
 mod mma_tile;
 mod model;
+mod moe_combine;
+mod moe_permute;
+mod moe_sort;
 mod peak;
 mod quantize_cols;
+mod quantize_grouped;
 mod quantize_rows;
 mod quantize_static;
 mod rmsnorm_quantize;
@@ -35,10 +42,15 @@ pub use checked::{GemmOperands, ScaleGroups};
 pub use dequantize::{dequantize, Dequantize, Integer};
 pub use epilogue::epilogue;
 pub use epilogue_parts::OnDevice;
+pub use group_rows::GroupRows;
+pub use igemm_grouped::igemm_grouped;
 pub use igemm_groupwise::igemm_groupwise;
 pub use igemm_sm80::igemm_sm80;
 pub use igemm_sm90::igemm_sm90;
 pub use model::{Candidate, Shape, Terms};
+pub use moe_combine::moe_combine;
+pub use moe_permute::moe_permute;
+pub use moe_sort::{moe_sort, moe_sort_workspace};
 pub use peak::{peak_len, peak_mma};
 pub use quantize_cols::{quantize_cols, quantize_cols_asymmetric};
 pub use quantize_rows::{
@@ -52,10 +64,15 @@ pub use transpose_s8::transpose_s8;
 pub(super) use checked::{CheckedProduct, Parts};
 pub(super) use epilogue::{enqueue as finish, Sums};
 pub(super) use epilogue_parts::{hold as hold_epilogue, InRegions};
+pub(super) use group_rows::HeldGroups;
+pub(super) use igemm_grouped as grouped;
 pub(super) use igemm_groupwise as groupwise;
 pub(super) use igemm_sm80 as sm80;
 pub(super) use igemm_sm90 as sm90;
 pub(super) use model::{memory, NEXT_LAUNCH};
+pub(super) use moe_combine::enqueue as combine;
+pub(super) use moe_permute::enqueue as permute;
+pub(super) use moe_sort::{enqueue as sort, Sort};
 pub(super) use quantize_rows::{enqueue as quantise_rows, Constants, Place};
 pub(super) use transpose_s8::enqueue as transpose;
 

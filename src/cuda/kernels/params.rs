@@ -1,4 +1,4 @@
-// Made from cuda/params.h (FNV-1a 6260e13c3c3b1bdc) by bindgen; see cuda/README.md. Not to be edited.
+// Made from cuda/params.h (FNV-1a 8906ace6aa78db1a) by bindgen; see cuda/README.md. Not to be edited.
 
 pub const IMMA_VECTOR_BYTES: u32 = 16;
 pub const IMMA_ROWS_HELD: u32 = 4;
@@ -29,6 +29,13 @@ pub const IMMA_VECTOR_BIAS: u32 = 16;
 pub const IMMA_EPILOGUE_THREADS: u32 = 256;
 pub const IMMA_PEAK_THREADS: u32 = 256;
 pub const IMMA_PEAK_CHAINS: u32 = 8;
+pub const IMMA_FAULT_BITS: u32 = 28;
+pub const IMMA_FAULT_OFFSETS: u32 = 1;
+pub const IMMA_FAULT_INDEX: u32 = 2;
+pub const IMMA_FAULT_ROW: u32 = 3;
+pub const IMMA_SORT_PAIRS: u32 = 1024;
+pub const IMMA_SORT_THREADS: u32 = 256;
+pub const IMMA_COMBINE_THREADS: u32 = 128;
 #[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct QuantizeRowsParams {
@@ -800,4 +807,292 @@ const _: () = {
     [
         "Offset of field: IgemmGroupwiseParams::igemm",
     ][::core::mem::offset_of!(IgemmGroupwiseParams, igemm) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct GroupRowsParams {
+    pub offsets: *const ::core::ffi::c_int,
+    pub counts: *const ::core::ffi::c_int,
+    pub fault: *mut ::core::ffi::c_uint,
+    pub groups: ::core::ffi::c_uint,
+    pub each: ::core::ffi::c_uint,
+    pub rows: ::core::ffi::c_uint,
+    pub reserved: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of GroupRowsParams"][::core::mem::size_of::<GroupRowsParams>() - 40usize];
+    [
+        "Alignment of GroupRowsParams",
+    ][::core::mem::align_of::<GroupRowsParams>() - 8usize];
+    [
+        "Offset of field: GroupRowsParams::offsets",
+    ][::core::mem::offset_of!(GroupRowsParams, offsets) - 0usize];
+    [
+        "Offset of field: GroupRowsParams::counts",
+    ][::core::mem::offset_of!(GroupRowsParams, counts) - 8usize];
+    [
+        "Offset of field: GroupRowsParams::fault",
+    ][::core::mem::offset_of!(GroupRowsParams, fault) - 16usize];
+    [
+        "Offset of field: GroupRowsParams::groups",
+    ][::core::mem::offset_of!(GroupRowsParams, groups) - 24usize];
+    [
+        "Offset of field: GroupRowsParams::each",
+    ][::core::mem::offset_of!(GroupRowsParams, each) - 28usize];
+    [
+        "Offset of field: GroupRowsParams::rows",
+    ][::core::mem::offset_of!(GroupRowsParams, rows) - 32usize];
+    [
+        "Offset of field: GroupRowsParams::reserved",
+    ][::core::mem::offset_of!(GroupRowsParams, reserved) - 36usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct IgemmGroupedParams {
+    pub rows: GroupRowsParams,
+    pub group_scales: *const f32,
+    pub group_stride: ::core::ffi::c_ulonglong,
+    pub group_batch: ::core::ffi::c_ulonglong,
+    pub group_shift: ::core::ffi::c_uint,
+    pub reserved: ::core::ffi::c_uint,
+    pub igemm: IgemmParams,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of IgemmGroupedParams",
+    ][::core::mem::size_of::<IgemmGroupedParams>() - 304usize];
+    [
+        "Alignment of IgemmGroupedParams",
+    ][::core::mem::align_of::<IgemmGroupedParams>() - 8usize];
+    [
+        "Offset of field: IgemmGroupedParams::rows",
+    ][::core::mem::offset_of!(IgemmGroupedParams, rows) - 0usize];
+    [
+        "Offset of field: IgemmGroupedParams::group_scales",
+    ][::core::mem::offset_of!(IgemmGroupedParams, group_scales) - 40usize];
+    [
+        "Offset of field: IgemmGroupedParams::group_stride",
+    ][::core::mem::offset_of!(IgemmGroupedParams, group_stride) - 48usize];
+    [
+        "Offset of field: IgemmGroupedParams::group_batch",
+    ][::core::mem::offset_of!(IgemmGroupedParams, group_batch) - 56usize];
+    [
+        "Offset of field: IgemmGroupedParams::group_shift",
+    ][::core::mem::offset_of!(IgemmGroupedParams, group_shift) - 64usize];
+    [
+        "Offset of field: IgemmGroupedParams::reserved",
+    ][::core::mem::offset_of!(IgemmGroupedParams, reserved) - 68usize];
+    [
+        "Offset of field: IgemmGroupedParams::igemm",
+    ][::core::mem::offset_of!(IgemmGroupedParams, igemm) - 72usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct QuantizeGroupedParams {
+    pub rows: GroupRowsParams,
+    pub input: *const f32,
+    pub output: *mut ::core::ffi::c_schar,
+    pub scales: *mut f32,
+    pub input_stride: ::core::ffi::c_ulonglong,
+    pub output_stride: ::core::ffi::c_ulonglong,
+    pub cols: ::core::ffi::c_uint,
+    pub padded: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    [
+        "Size of QuantizeGroupedParams",
+    ][::core::mem::size_of::<QuantizeGroupedParams>() - 88usize];
+    [
+        "Alignment of QuantizeGroupedParams",
+    ][::core::mem::align_of::<QuantizeGroupedParams>() - 8usize];
+    [
+        "Offset of field: QuantizeGroupedParams::rows",
+    ][::core::mem::offset_of!(QuantizeGroupedParams, rows) - 0usize];
+    [
+        "Offset of field: QuantizeGroupedParams::input",
+    ][::core::mem::offset_of!(QuantizeGroupedParams, input) - 40usize];
+    [
+        "Offset of field: QuantizeGroupedParams::output",
+    ][::core::mem::offset_of!(QuantizeGroupedParams, output) - 48usize];
+    [
+        "Offset of field: QuantizeGroupedParams::scales",
+    ][::core::mem::offset_of!(QuantizeGroupedParams, scales) - 56usize];
+    [
+        "Offset of field: QuantizeGroupedParams::input_stride",
+    ][::core::mem::offset_of!(QuantizeGroupedParams, input_stride) - 64usize];
+    [
+        "Offset of field: QuantizeGroupedParams::output_stride",
+    ][::core::mem::offset_of!(QuantizeGroupedParams, output_stride) - 72usize];
+    [
+        "Offset of field: QuantizeGroupedParams::cols",
+    ][::core::mem::offset_of!(QuantizeGroupedParams, cols) - 80usize];
+    [
+        "Offset of field: QuantizeGroupedParams::padded",
+    ][::core::mem::offset_of!(QuantizeGroupedParams, padded) - 84usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoeSortParams {
+    pub indices: *const ::core::ffi::c_int,
+    pub counts: *mut ::core::ffi::c_int,
+    pub offsets: *mut ::core::ffi::c_int,
+    pub rows: *mut ::core::ffi::c_int,
+    pub fault: *mut ::core::ffi::c_uint,
+    pub pairs: ::core::ffi::c_uint,
+    pub first: ::core::ffi::c_uint,
+    pub experts: ::core::ffi::c_uint,
+    pub total: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoeSortParams"][::core::mem::size_of::<MoeSortParams>() - 56usize];
+    ["Alignment of MoeSortParams"][::core::mem::align_of::<MoeSortParams>() - 8usize];
+    [
+        "Offset of field: MoeSortParams::indices",
+    ][::core::mem::offset_of!(MoeSortParams, indices) - 0usize];
+    [
+        "Offset of field: MoeSortParams::counts",
+    ][::core::mem::offset_of!(MoeSortParams, counts) - 8usize];
+    [
+        "Offset of field: MoeSortParams::offsets",
+    ][::core::mem::offset_of!(MoeSortParams, offsets) - 16usize];
+    [
+        "Offset of field: MoeSortParams::rows",
+    ][::core::mem::offset_of!(MoeSortParams, rows) - 24usize];
+    [
+        "Offset of field: MoeSortParams::fault",
+    ][::core::mem::offset_of!(MoeSortParams, fault) - 32usize];
+    [
+        "Offset of field: MoeSortParams::pairs",
+    ][::core::mem::offset_of!(MoeSortParams, pairs) - 40usize];
+    [
+        "Offset of field: MoeSortParams::first",
+    ][::core::mem::offset_of!(MoeSortParams, first) - 44usize];
+    [
+        "Offset of field: MoeSortParams::experts",
+    ][::core::mem::offset_of!(MoeSortParams, experts) - 48usize];
+    [
+        "Offset of field: MoeSortParams::total",
+    ][::core::mem::offset_of!(MoeSortParams, total) - 52usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoePermuteParams {
+    pub input: *const ::core::ffi::c_void,
+    pub destinations: *const ::core::ffi::c_int,
+    pub output: *mut ::core::ffi::c_schar,
+    pub scales: *mut f32,
+    pub fault: *mut ::core::ffi::c_uint,
+    pub input_stride: ::core::ffi::c_ulonglong,
+    pub output_stride: ::core::ffi::c_ulonglong,
+    pub tokens: ::core::ffi::c_uint,
+    pub cols: ::core::ffi::c_uint,
+    pub padded: ::core::ffi::c_uint,
+    pub choices: ::core::ffi::c_uint,
+    pub rows: ::core::ffi::c_uint,
+    pub reserved: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoePermuteParams"][::core::mem::size_of::<MoePermuteParams>() - 80usize];
+    [
+        "Alignment of MoePermuteParams",
+    ][::core::mem::align_of::<MoePermuteParams>() - 8usize];
+    [
+        "Offset of field: MoePermuteParams::input",
+    ][::core::mem::offset_of!(MoePermuteParams, input) - 0usize];
+    [
+        "Offset of field: MoePermuteParams::destinations",
+    ][::core::mem::offset_of!(MoePermuteParams, destinations) - 8usize];
+    [
+        "Offset of field: MoePermuteParams::output",
+    ][::core::mem::offset_of!(MoePermuteParams, output) - 16usize];
+    [
+        "Offset of field: MoePermuteParams::scales",
+    ][::core::mem::offset_of!(MoePermuteParams, scales) - 24usize];
+    [
+        "Offset of field: MoePermuteParams::fault",
+    ][::core::mem::offset_of!(MoePermuteParams, fault) - 32usize];
+    [
+        "Offset of field: MoePermuteParams::input_stride",
+    ][::core::mem::offset_of!(MoePermuteParams, input_stride) - 40usize];
+    [
+        "Offset of field: MoePermuteParams::output_stride",
+    ][::core::mem::offset_of!(MoePermuteParams, output_stride) - 48usize];
+    [
+        "Offset of field: MoePermuteParams::tokens",
+    ][::core::mem::offset_of!(MoePermuteParams, tokens) - 56usize];
+    [
+        "Offset of field: MoePermuteParams::cols",
+    ][::core::mem::offset_of!(MoePermuteParams, cols) - 60usize];
+    [
+        "Offset of field: MoePermuteParams::padded",
+    ][::core::mem::offset_of!(MoePermuteParams, padded) - 64usize];
+    [
+        "Offset of field: MoePermuteParams::choices",
+    ][::core::mem::offset_of!(MoePermuteParams, choices) - 68usize];
+    [
+        "Offset of field: MoePermuteParams::rows",
+    ][::core::mem::offset_of!(MoePermuteParams, rows) - 72usize];
+    [
+        "Offset of field: MoePermuteParams::reserved",
+    ][::core::mem::offset_of!(MoePermuteParams, reserved) - 76usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct MoeCombineParams {
+    pub results: *const ::core::ffi::c_void,
+    pub sources: *const ::core::ffi::c_int,
+    pub weights: *const f32,
+    pub output: *mut ::core::ffi::c_void,
+    pub fault: *mut ::core::ffi::c_uint,
+    pub results_stride: ::core::ffi::c_ulonglong,
+    pub output_stride: ::core::ffi::c_ulonglong,
+    pub tokens: ::core::ffi::c_uint,
+    pub cols: ::core::ffi::c_uint,
+    pub choices: ::core::ffi::c_uint,
+    pub rows: ::core::ffi::c_uint,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of MoeCombineParams"][::core::mem::size_of::<MoeCombineParams>() - 72usize];
+    [
+        "Alignment of MoeCombineParams",
+    ][::core::mem::align_of::<MoeCombineParams>() - 8usize];
+    [
+        "Offset of field: MoeCombineParams::results",
+    ][::core::mem::offset_of!(MoeCombineParams, results) - 0usize];
+    [
+        "Offset of field: MoeCombineParams::sources",
+    ][::core::mem::offset_of!(MoeCombineParams, sources) - 8usize];
+    [
+        "Offset of field: MoeCombineParams::weights",
+    ][::core::mem::offset_of!(MoeCombineParams, weights) - 16usize];
+    [
+        "Offset of field: MoeCombineParams::output",
+    ][::core::mem::offset_of!(MoeCombineParams, output) - 24usize];
+    [
+        "Offset of field: MoeCombineParams::fault",
+    ][::core::mem::offset_of!(MoeCombineParams, fault) - 32usize];
+    [
+        "Offset of field: MoeCombineParams::results_stride",
+    ][::core::mem::offset_of!(MoeCombineParams, results_stride) - 40usize];
+    [
+        "Offset of field: MoeCombineParams::output_stride",
+    ][::core::mem::offset_of!(MoeCombineParams, output_stride) - 48usize];
+    [
+        "Offset of field: MoeCombineParams::tokens",
+    ][::core::mem::offset_of!(MoeCombineParams, tokens) - 56usize];
+    [
+        "Offset of field: MoeCombineParams::cols",
+    ][::core::mem::offset_of!(MoeCombineParams, cols) - 60usize];
+    [
+        "Offset of field: MoeCombineParams::choices",
+    ][::core::mem::offset_of!(MoeCombineParams, choices) - 64usize];
+    [
+        "Offset of field: MoeCombineParams::rows",
+    ][::core::mem::offset_of!(MoeCombineParams, rows) - 68usize];
 };

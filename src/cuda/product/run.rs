@@ -155,6 +155,7 @@ impl Plan {
                 ..taken.epilogue.clone()
             },
             batches: Batches::ONE,
+            group_rows: None,
         };
         let product = CheckedProduct::new("Plan::run", parts)?;
         let library = match &self.core.multiply {

@@ -2,6 +2,7 @@
 
 use super::entry::{Entry, Family};
 use super::errors::driver;
+use super::fault::FaultWord;
 use super::images::{images, Image};
 use super::properties::Properties;
 use super::status::device_status;
@@ -68,6 +69,7 @@ pub struct Device {
     /// The stream of calls that are given none.
     stream: OnceLock<Result<Arc<CudaStream>>>,
     attachments: Attachments,
+    fault: FaultWord,
     /// Itself, for what outlives a borrow.
     this: Weak<Device>,
 }
@@ -122,12 +124,14 @@ impl Device {
                 kernels.insert(*entry, Kernel::load(&module, entry, limit)?);
             }
         }
+        let fault = FaultWord::new(context)?;
         Ok(Arc::new_cyclic(|this| Device {
             context: context.clone(),
             kernels,
             properties,
             stream: OnceLock::new(),
             attachments: Attachments::default(),
+            fault,
             this: this.clone(),
         }))
     }
@@ -171,6 +175,16 @@ impl Device {
     /// Bytes of dynamic shared memory that a launch of a kernel may have.
     pub(in crate::cuda) fn dynamic_shared<F: Family>(&self, entry: Entry<F>) -> Result<usize> {
         Ok(self.kernel(entry)?.max_dynamic_shared as usize)
+    }
+
+    /// Where kernels write what they find wrong with numbers that only the device has seen.
+    pub(in crate::cuda) fn fault_address(&self) -> u64 {
+        self.fault.address()
+    }
+
+    /// What was written there last, and 0 in its place.
+    pub(in crate::cuda) fn take_fault(&self) -> u32 {
+        self.fault.take()
     }
 
     /// The stream of calls that are given none: those of the [`Backend`](crate::Backend).

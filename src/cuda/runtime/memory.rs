@@ -71,6 +71,14 @@ impl<'a> Region<'a> {
         }
     }
 
+    /// The first rows, at most all.
+    pub fn rows_to(self, rows: usize) -> Self {
+        Region {
+            rows: rows.min(self.rows),
+            ..self
+        }
+    }
+
     /// A vector's elements as rows of so many, one after the other; what does not fit is left out.
     pub fn rows_of(self, rows: usize, cols: usize) -> Self {
         let rows = rows.min(self.cols.checked_div(cols).unwrap_or(rows));

@@ -5,6 +5,7 @@ mod device;
 mod element;
 mod entry;
 mod errors;
+mod fault;
 mod floats;
 mod images;
 mod launch;

@@ -172,6 +172,45 @@ impl Int8Experts {
         Ok(Self::new(backend, gate_up, down))
     }
 
+    /// Of weights that the backend packed already: `gate_up` `[H, 2 I]` each, columns in
+    /// [pairs](crate::gemm::interleave_gate_up) of gate and up, and `down` `[I, H]` each.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the two do not fit.
+    pub fn from_grouped(
+        backend: Arc<dyn Backend>,
+        gate_up: GroupedWeights,
+        down: GroupedWeights,
+    ) -> Result<Self> {
+        let dims = |w: &GroupedWeights| [w.experts(), w.k(), w.n()];
+        let [experts, inner, outer] = dims(&down);
+        shape("gate and up", &dims(&gate_up), &[experts, outer, 2 * inner])?;
+        Ok(Self::new(backend, gate_up, down))
+    }
+
+    /// The same experts with biases `[E, 2 I]`, in pairs of gate and up, and `[E, H]`, where there are any.
+    #[cfg(feature = "safetensors")]
+    pub(crate) fn with_joined_biases(
+        self,
+        gate_up: Option<Vec<f32>>,
+        down: Option<Vec<f32>>,
+    ) -> Result<Self> {
+        let experts = self.experts();
+        for (what, bias, n) in [
+            ("the bias of gate and up", &gate_up, 2 * self.intermediate()),
+            ("the bias of down", &down, self.features()),
+        ] {
+            if let Some(bias) = bias {
+                shape(what, &[bias.len()], &[experts * n])?;
+            }
+        }
+        Ok(Int8Experts {
+            gate_up_bias: gate_up.map(Arc::from),
+            down_bias: down.map(Arc::from),
+            ..self
+        })
+    }
+
     fn new(backend: Arc<dyn Backend>, gate_up: GroupedWeights, down: GroupedWeights) -> Self {
         let total = down.experts();
         Int8Experts {
@@ -213,7 +252,7 @@ impl Int8Experts {
         })
     }
 
-    /// The same experts with another activation function of the gates; without a word it is SiLU.
+    /// The same experts with another activation function of the gates; SiLU unless changed.
     pub fn with_activation(self, activation: Activation) -> Self {
         Int8Experts { activation, ..self }
     }

@@ -253,3 +253,28 @@ fn page_locked_memory_is_real_memory() {
     let back = stream.clone_dtoh(&device).unwrap();
     assert!(back.iter().copied().eq(0..100));
 }
+
+/// Under unified addressing a kernel writes page-locked memory at the host's address, while there is some.
+#[test]
+fn kernels_write_page_locked_memory_at_the_host_s_address() {
+    let (_, context) = context();
+    let (scale, stream) = (function(&context, "scale"), context.new_stream().unwrap());
+    let input = stream.clone_htod(&[1f32, 2.0, 3.0]).unwrap();
+    // SAFETY: memory of this size, zeroed by this driver; freed below.
+    let host = unsafe { cudarc::driver::result::malloc_host(12, 1 | 2) }.unwrap();
+    assert_eq!(host as usize % 4096, 0);
+    let (address, n, by) = (host as u64, 3u32, 2.0f32);
+    let launch = || {
+        let mut launch = stream.launch_builder(&scale);
+        launch.arg(&input).arg(&address).arg(&n).arg(&by);
+        // SAFETY: the kernel's four parameters, three elements in both places.
+        unsafe { launch.launch(shape(1, 32, 0)) }.unwrap();
+        stream.synchronize()
+    };
+    launch().unwrap();
+    // SAFETY: three floats of the memory above, which nothing writes any more.
+    let found = unsafe { std::slice::from_raw_parts(host.cast::<f32>(), 3) };
+    assert_eq!(found, [2.0, 4.0, 6.0]);
+    // SAFETY: of `malloc_host`.
+    unsafe { cudarc::driver::result::free_host(host) }.unwrap();
+}

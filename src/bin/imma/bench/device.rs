@@ -48,8 +48,8 @@ impl Measured {
 }
 
 pub struct Gpu {
-    device: Arc<Device>,
-    stream: Arc<CudaStream>,
+    pub(super) device: Arc<Device>,
+    pub(super) stream: Arc<CudaStream>,
     number: usize,
 }
 
@@ -57,7 +57,7 @@ pub struct Gpu {
 const SLOTS: usize = 32;
 const BYTES: f64 = 8e9;
 
-fn cuda<E: std::fmt::Debug>(what: &'static str) -> impl Fn(E) -> Failure {
+pub(super) fn cuda<E: std::fmt::Debug>(what: &'static str) -> impl Fn(E) -> Failure {
     move |error| Failure::new(format!("{what}: {error:?}"))
 }
 
@@ -274,13 +274,16 @@ impl Gpu {
         self.stream.clone_htod(data).map_err(cuda("cuMemcpyHtoD"))
     }
 
-    fn zeros<T: DeviceRepr + ValidAsZeroBits>(&self, len: usize) -> Result<CudaSlice<T>, Failure> {
+    pub(super) fn zeros<T: DeviceRepr + ValidAsZeroBits>(
+        &self,
+        len: usize,
+    ) -> Result<CudaSlice<T>, Failure> {
         let zeros = self.stream.alloc_zeros(len.max(1));
         zeros.map_err(cuda("cuMemAlloc"))
     }
 
     /// Times graphs of one run for each set of operands.
-    fn captured(
+    pub(super) fn captured(
         &self,
         slots: usize,
         seconds: f64,

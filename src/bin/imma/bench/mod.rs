@@ -2,7 +2,10 @@
 
 #[cfg(feature = "cuda")]
 mod device;
+#[cfg(feature = "cuda")]
+mod device_moe;
 mod host;
+mod moe;
 mod plot;
 mod report;
 pub mod shapes;
@@ -26,6 +29,8 @@ pub struct Args {
 enum What {
     /// [M, K] x [K, N] products of random full-range data.
     Gemm(GemmArgs),
+    /// The experts of mixture-of-experts models, with made-up routing.
+    Moe(moe::MoeArgs),
 }
 
 #[derive(clap::Args)]
@@ -164,13 +169,24 @@ impl GemmArgs {
 }
 
 pub fn run(args: Args) -> Result<(), Failure> {
-    let What::Gemm(args) = args.what;
-    if !(args.seconds > 0.0 && args.seconds <= 3600.0) {
-        return Err(Failure::new(format!(
-            "--seconds is {}, expected 0 to 3600",
-            args.seconds
-        )));
+    match args.what {
+        What::Gemm(args) => products(args),
+        What::Moe(args) => moe::run(&args),
     }
+}
+
+/// Refuses what no measurement can take.
+fn check_seconds(seconds: f64) -> Result<(), Failure> {
+    if seconds > 0.0 && seconds <= 3600.0 {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "--seconds is {seconds}, expected 0 to 3600"
+    )))
+}
+
+fn products(args: GemmArgs) -> Result<(), Failure> {
+    check_seconds(args.seconds)?;
     let shapes = args.all_shapes()?;
     if let Some(path) = &args.plot {
         plot::check(path)?;

@@ -43,12 +43,13 @@ fn flag(which: i32, from_sm90: i32) -> Option<i32> {
         40 => 3,                                    // copy engines
         17 | 18 | 20 | 32 | 33 | 34 | 35 | 50 | 84 | 85 => 0, // timeout, integrated, mode, ECC, PCI, ...
         86 | 88 | 89 | 91 | 92 | 93 | 94 | 96 | 98 => 0, // host atomics, pageable, stream memory operations
-        19 | 83 | 99 | 100 | 101 | 113 => 0, // mapped, managed and registered host memory
-        87 => 2,                             // f32 to f64 rate
+        19 => 1,                                         // mapped host memory
+        83 | 99 | 100 | 101 | 113 => 0,                  // managed and registered host memory
+        87 => 2,                                         // f32 to f64 rate
         102..=105 | 107 | 110 | 112 | 114 | 116..=119 => 0, // virtual memory, interop, RDMA
-        115 => 1,                            // memory pools
-        120 => from_sm90,                    // cluster launch
-        121..=135 => 0,                      // deferred mapping, IPC, NUMA, multicast
+        115 => 1,                                        // memory pools
+        120 => from_sm90,                                // cluster launch
+        121..=135 => 0,                                  // deferred mapping, IPC, NUMA, multicast
         _ => return None,
     })
 }

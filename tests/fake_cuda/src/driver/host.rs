@@ -1,6 +1,5 @@
-//! Page-locked host memory. Kernels can't reach it: mapped memory is not emulated.
-use std::alloc::{alloc_zeroed, dealloc, Layout};
-
+//! Page-locked host memory. What the driver allocates kernels reach at the host's address, as with unified addressing; what
+//! the caller registers they don't.
 use super::abi::Out;
 use super::capture;
 use super::state::{lock, Driver};
@@ -14,22 +13,18 @@ const ALLOC_FLAGS: u32 = 1 | 2 | 4;
 /// A block of page-locked memory.
 pub struct HostBlock {
     bytes: usize,
-    /// Ours to free; none for memory that the caller registered.
-    owned: Option<Layout>,
+    /// Ours to free; not memory that the caller registered.
+    owned: bool,
 }
 
 fn allocate(driver: &Driver, out: Out<usize>, bytes: usize) -> Result {
     capture::forbid_unsafe_call(driver, "cuMemHostAlloc")?;
-    let layout = Layout::from_size_align(bytes.next_multiple_of(PAGE), PAGE)
-        .ok()
-        .filter(|_| bytes > 0)
-        .ok_or_else(|| Status::INVALID_VALUE.because(format!("{bytes} bytes of host memory")))?;
-    // SAFETY: the layout has a size above zero.
-    let address = unsafe { alloc_zeroed(layout) } as usize;
-    if address == 0 {
-        return Err(Status::OUT_OF_MEMORY.because(format!("{bytes} bytes of host memory")));
+    if bytes == 0 || bytes > isize::MAX as usize {
+        return Err(Status::INVALID_VALUE.because(format!("{bytes} bytes of host memory")));
     }
-    let owned = Some(layout);
+    let bytes = bytes.next_multiple_of(PAGE);
+    let address = driver.memory.map_host(bytes as u64, PAGE as u64)? as usize;
+    let owned = true;
     lock(&driver.host_blocks).insert(address, HostBlock { bytes, owned });
     out.set(address)
 }
@@ -53,16 +48,11 @@ extern "C" fn cuMemAllocHost_v2(out: Out<usize>, bytes: usize) -> Status {
 extern "C" fn cuMemFreeHost(address: usize) -> Status {
     at_end("cuMemFreeHost", |driver| {
         let mut blocks = lock(&driver.host_blocks);
-        let Some(HostBlock {
-            owned: Some(layout),
-            ..
-        }) = blocks.get(&address)
-        else {
+        if blocks.get(&address).is_none_or(|b| !b.owned) {
             return Err(Status::INVALID_VALUE
                 .because(format!("{address:#x} is no block of cuMemHostAlloc")));
-        };
-        // SAFETY: `address` came from `alloc_zeroed` with this layout, and leaves the table below.
-        unsafe { dealloc(address as *mut u8, *layout) };
+        }
+        driver.memory.unmap_host(address as u64)?;
         blocks.remove(&address);
         Ok(())
     })
@@ -82,7 +72,7 @@ extern "C" fn cuMemHostRegister_v2(address: usize, bytes: usize, _flags: u32) ->
         {
             return Err(Status::HOST_MEMORY_ALREADY_REGISTERED.into());
         }
-        let owned = None;
+        let owned = false;
         blocks.insert(address, HostBlock { bytes, owned });
         Ok(())
     })
@@ -92,7 +82,7 @@ extern "C" fn cuMemHostRegister_v2(address: usize, bytes: usize, _flags: u32) ->
 extern "C" fn cuMemHostUnregister(address: usize) -> Status {
     at_end("cuMemHostUnregister", |driver| {
         let mut blocks = lock(&driver.host_blocks);
-        if blocks.get(&address).is_none_or(|b| b.owned.is_some()) {
+        if blocks.get(&address).is_none_or(|b| b.owned) {
             return Err(Status::HOST_MEMORY_NOT_REGISTERED.into());
         }
         blocks.remove(&address);

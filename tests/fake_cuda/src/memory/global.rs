@@ -20,28 +20,51 @@ const INIT: u64 = 0x0101_0101_0101_0101;
 pub struct Allocation {
     base: u64,
     size: u64,
+    /// Bytes of `data` before the first.
+    skip: u64,
     data: Box<[AtomicU64]>,
     shadow: Box<[AtomicU64]>,
     /// A kernel has written to it since the last launch began.
     written: AtomicBool,
 }
 
+/// So many words, zeroed.
+fn zeros(words: usize) -> Box<[AtomicU64]> {
+    const { assert!(align_of::<AtomicU64>() == align_of::<u64>()) };
+    // Zeroed pages cost nothing until they are touched.
+    let plain = Box::into_raw(vec![0u64; words].into_boxed_slice());
+    // SAFETY: AtomicU64 has the size and bit validity of u64; its alignment is the same on the
+    // 64-bit hosts this crate runs on (checked above), and the box is handed over whole.
+    unsafe { Box::from_raw(plain as *mut [AtomicU64]) }
+}
+
 impl Allocation {
     fn new(base: u64, size: u64) -> Self {
         let words = size.div_ceil(8) as usize;
-        let zeros = || {
-            // Zeroed pages cost nothing until they are touched.
-            let plain = Box::into_raw(vec![0u64; words].into_boxed_slice());
-            // SAFETY: AtomicU64 has the size and bit validity of u64; its alignment is the same on the
-            // 64-bit hosts this crate runs on (checked below), and the box is handed over whole.
-            unsafe { Box::from_raw(plain as *mut [AtomicU64]) }
-        };
-        const { assert!(align_of::<AtomicU64>() == align_of::<u64>()) };
         Allocation {
             base,
             size,
-            data: zeros(),
-            shadow: zeros(),
+            skip: 0,
+            data: zeros(words),
+            shadow: zeros(words),
+            written: AtomicBool::new(false),
+        }
+    }
+
+    /// Page-locked memory of the host, which kernels reach at the host's own address. It starts at a multiple of `align`.
+    fn mapped(size: u64, align: u64) -> Self {
+        let data = zeros((size + align).div_ceil(8) as usize);
+        let start = data.as_ptr() as u64;
+        let skip = start.next_multiple_of(align) - start;
+        // The host writes it past the books: all of it counts as written.
+        let shadow = zeros(data.len());
+        shadow.iter().for_each(|word| word.store(INIT, Relaxed));
+        Allocation {
+            base: start + skip,
+            size,
+            skip,
+            data,
+            shadow,
             written: AtomicBool::new(false),
         }
     }
@@ -67,7 +90,7 @@ impl Allocation {
             .as_ptr()
             .cast_mut()
             .cast::<u8>()
-            .wrapping_add((addr - self.base) as usize)
+            .wrapping_add((addr - self.base + self.skip) as usize)
     }
 
     fn get(&self, words: &[AtomicU64], addr: u64, width: u64) -> u64 {
@@ -291,6 +314,39 @@ impl GlobalMemory {
         t.used += bytes;
         t.live.insert(base, Arc::new(Allocation::new(base, bytes)));
         Ok(base)
+    }
+
+    /// Page-locked memory of the host, zeroed: its address there and here. What the device has is not less by it.
+    ///
+    /// # Errors
+    /// Zero bytes.
+    pub fn map_host(&self, bytes: u64, align: u64) -> Result<u64, MemoryFault> {
+        if bytes == 0 {
+            return Err(MemoryFault::ZeroSize);
+        }
+        let mapped = Arc::new(Allocation::mapped(bytes, align));
+        let base = mapped.base;
+        let mut t = self.table_mut();
+        // The system gives addresses again; ours are not.
+        t.freed
+            .retain(|at, size| at + *size <= base || base + bytes <= *at);
+        t.live.insert(base, mapped);
+        Ok(base)
+    }
+
+    /// Ends what [`map_host`](Self::map_host) began. Kernels that run keep the memory alive.
+    ///
+    /// # Errors
+    /// `addr` is no such memory's address.
+    pub fn unmap_host(&self, addr: u64) -> Result<(), MemoryFault> {
+        let mut t = self.table_mut();
+        match t.live.remove(&addr) {
+            Some(a) => {
+                t.freed.insert(addr, a.size);
+                Ok(())
+            }
+            None => Err(MemoryFault::BadFree { addr }),
+        }
     }
 
     /// Ends the allocation that starts at `addr`.
