@@ -254,7 +254,8 @@ impl Group {
         call: &Call,
     ) -> Result<Result<Arc<Total>, String>> {
         let shared = &*self.member.shared;
-        let until = Instant::now() + self.timeout;
+        // None: longer than a clock counts.
+        let until = Instant::now().checked_add(self.timeout);
         loop {
             if let Some(outcome) = state.told(shared.ranks, turn) {
                 return Ok(outcome);
@@ -268,8 +269,9 @@ impl Group {
                 format!("rank {rank} {how} while others waited for it in {call}")
             } else {
                 let now = Instant::now();
-                if now < until {
-                    let waited = shared.changed.wait_timeout(state, until - now);
+                let left = until.map_or(self.timeout, |until| until.saturating_duration_since(now));
+                if !left.is_zero() {
+                    let waited = shared.changed.wait_timeout(state, left.min(A_DAY));
                     state = waited.unwrap_or_else(PoisonError::into_inner).0;
                     continue;
                 }
@@ -282,6 +284,9 @@ impl Group {
         }
     }
 }
+
+/// As long as a wait takes before it looks at the clock again.
+const A_DAY: Duration = Duration::from_secs(86_400);
 
 fn list(ranks: &[usize]) -> String {
     let numbers: Vec<_> = ranks.iter().map(usize::to_string).collect();

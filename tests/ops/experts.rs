@@ -5,13 +5,13 @@ use half::bf16;
 use imma::activation::Activation;
 use imma::element::{FloatSlice, FloatView};
 use imma::epilogue::{Host, Output, Scales};
-use imma::gemm::{interleave_gate_up, Lhs, Weights};
+use imma::gemm::{interleave_gate_up, GroupedWeights, Lhs, Weights};
 use imma::ops::{
     default_backend, moe_combine, moe_permute, Int8Experts, QuantizedExperts, Routing,
 };
 use imma::quant::{Granularity, Quantizer};
 use imma::reference::{self, Product};
-use imma::{Element, Epilogue, Error};
+use imma::{Backend, Element, Epilogue, Error};
 use ndarray::{s, Array2, Array3, ArrayView2, Axis};
 
 /// A router's choices: any, all the same, nobody's but a few experts', each token's own order.
@@ -457,4 +457,13 @@ fn what_does_not_fit_is_refused() {
         .clone()
         .with_biases(bias.view(), bias.view(), bias.view())
         .is_err());
+    // Integers without scales are no layer's weights.
+    let bare = |k, n| {
+        let w = Array2::<i8>::ones((k, n));
+        let weights = default_backend().pack(Weights::Int8(w.view())).unwrap();
+        GroupedWeights::new(vec![weights]).unwrap()
+    };
+    let error = Int8Experts::from_grouped(default_backend().clone(), bare(6, 8), bare(4, 6));
+    let text = error.unwrap_err().to_string();
+    assert!(text.contains("none for expert 0"), "{text}");
 }

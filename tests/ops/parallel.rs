@@ -690,6 +690,22 @@ fn a_rank_that_leaves_panics_or_does_not_come_ends_the_wait() {
         first.all_gather(b"x").unwrap_err().to_string()
     });
     assert!(message.contains("rank 1 panicked"), "{message}");
+    // A time-out longer than clocks count is none.
+    let sums = std::thread::scope(|scope| {
+        let threads = Group::of_threads(2).into_iter().map(|group| {
+            let group = group.with_timeout(Duration::MAX);
+            scope.spawn(move || {
+                let mut sum = [1];
+                group.all_reduce_sum(&mut sum).map(|()| sum[0])
+            })
+        });
+        let threads: Vec<_> = threads.collect();
+        threads
+            .into_iter()
+            .map(|t| t.join().unwrap().unwrap())
+            .sum::<i32>()
+    });
+    assert_eq!(sums, 4);
     // It does not come, and later calls say so at once.
     let mut groups = Group::of_threads(3);
     let group = groups.remove(0).with_timeout(Duration::from_millis(50));

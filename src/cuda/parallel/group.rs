@@ -52,8 +52,9 @@ impl fmt::Debug for UniqueId {
 /// One rank's place among ranks that work on a layer together, each on a device of its own.
 ///
 /// All ranks call the same operations in the same order. Operations are enqueued on a stream, allocate nothing and wait for
-/// nothing on the host; NCCL 2.9 or later lets a graph hold them. When an operation fails, or a rank [aborts](Self::abort),
-/// the communicator is ended, so that no other rank waits for ever, and every later call says why.
+/// nothing on the host; a graph may hold them. NCCL 2.14 or later is needed. When an operation fails, or a rank
+/// [aborts](Self::abort), that rank's part is ended, and every later call of its says why. NCCL asks all ranks to abort then:
+/// it does not promise that the others hear of it by themselves, so tell them, or their work may wait until they abort too.
 pub struct Group {
     device: Arc<Device>,
     rank: usize,
@@ -158,7 +159,7 @@ impl Group {
         &self.device
     }
 
-    /// Ends this rank's part, and with it the others' wait for it. Every later call answers `why`.
+    /// Ends this rank's part: every later call answers `why`. The other ranks have to abort as well.
     pub fn abort(&self, why: &str) {
         let mut comm = self.comm.lock().unwrap_or_else(PoisonError::into_inner);
         comm.end(why);
@@ -288,7 +289,7 @@ impl Group {
         Agreement::differences(&all).map_err(|what| self.error(what))
     }
 
-    /// Runs `work`; when it fails this rank's part is ended, so that no other rank waits for it.
+    /// Runs `work`; when it fails this rank's part is ended.
     pub(super) fn or_abort<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<R> {
         let done = work();
         if let Err(why) = &done {

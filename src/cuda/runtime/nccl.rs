@@ -18,6 +18,11 @@ pub enum NcclStatus {
         /// What the loader said.
         reason: String,
     },
+    /// The library is older than [`NcclStatus::LEAST`].
+    TooOld {
+        /// Its version.
+        version: u32,
+    },
     /// The library is there and does not say its version.
     Broken {
         /// What it answered.
@@ -26,6 +31,9 @@ pub enum NcclStatus {
 }
 
 impl NcclStatus {
+    /// The oldest version that has all calls that are made: 2.14.
+    pub const LEAST: u32 = 21_400;
+
     /// Whether groups can be made.
     pub fn is_usable(&self) -> bool {
         matches!(self, NcclStatus::Ready { .. })
@@ -43,6 +51,13 @@ impl fmt::Display for NcclStatus {
                 f.write_str("NCCL is not compiled in: build with the feature `nccl`")
             }
             NcclStatus::NotFound { reason } => write!(f, "no NCCL on this machine ({reason})"),
+            NcclStatus::TooOld { version } => {
+                let (major, minor) = (version / 10_000, version / 100 % 100);
+                write!(
+                    f,
+                    "NCCL {major}.{minor} is too old: 2.14 or later is needed"
+                )
+            }
             NcclStatus::Broken { code } => write!(f, "NCCL does not say its version: {code}"),
         }
     }
@@ -67,27 +82,27 @@ mod probe {
     use std::ffi::{c_int, c_uint};
     use std::sync::OnceLock;
 
-    /// The names under which the bindings look, and the one that distributions install without a compiler's files.
-    const NAMES: [&str; 2] = ["libnccl.so", "libnccl.so.2"];
+    /// The name by which the bindings open it, and the one alone that wheels and distributions install for running programs.
+    const NAME: &str = "libnccl.so";
+    const RUNNING: &str = "libnccl.so.2";
 
-    /// Stays open once found, so that the bindings find it too.
+    /// The library as the bindings find it.
     fn library() -> Result<&'static Library, String> {
         static FOUND: OnceLock<Library> = OnceLock::new();
         if let Some(library) = FOUND.get() {
             return Ok(library);
         }
-        let mut reason = String::new();
-        for name in NAMES {
-            // SAFETY: NVIDIA's library (or a stand-in under its name), whose initialisers any program that uses it runs.
-            match unsafe { Library::new(name) } {
-                Ok(library) => return Ok(FOUND.get_or_init(|| library)),
-                Err(e) => {
-                    reason = std::error::Error::source(&e)
-                        .map_or_else(|| e.to_string(), |e| e.to_string())
-                }
-            }
+        // SAFETY: NVIDIA's library (or a stand-in under its name), whose initialisers any program that uses it runs.
+        let open = |name| unsafe { Library::new(name) };
+        match open(NAME) {
+            Ok(library) => Ok(FOUND.get_or_init(|| library)),
+            // Open under one name it is not found under the other.
+            Err(_) if open(RUNNING).is_ok() => Err(format!(
+                "{RUNNING} is there, but not by the name that it is opened by: link {NAME} to it in a folder of LD_LIBRARY_PATH"
+            )),
+            Err(e) => Err(std::error::Error::source(&e)
+                .map_or_else(|| e.to_string(), |e| e.to_string())),
         }
-        Err(reason)
     }
 
     pub fn status() -> NcclStatus {
@@ -105,8 +120,9 @@ mod probe {
         let mut version = 0;
         // SAFETY: `ncclGetVersion(out)` writes one int.
         match unsafe { call(&mut version) } {
-            0 => NcclStatus::Ready {
-                version: u32::try_from(version).unwrap_or(0),
+            0 => match u32::try_from(version).unwrap_or(0) {
+                version if version < NcclStatus::LEAST => NcclStatus::TooOld { version },
+                version => NcclStatus::Ready { version },
             },
             code => NcclStatus::Broken { code },
         }

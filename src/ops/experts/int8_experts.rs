@@ -6,7 +6,9 @@ use crate::element::{Element, FloatSlice, OutputMut};
 use crate::epilogue::{Epilogue, Output, Scales};
 use crate::error::{Error, Result};
 use crate::gemm::groupwise::{check_finite, check_scales};
-use crate::gemm::{interleave_gate_up, Backend, GroupedGemm, GroupedWeights, Lhs, Weights};
+use crate::gemm::{
+    interleave_gate_up, Backend, GroupedGemm, GroupedWeights, Lhs, WeightScales, Weights,
+};
 use crate::ops::default_backend;
 use ndarray::{Array2, ArrayView2, ArrayView3, Axis};
 use std::ops::Range;
@@ -176,7 +178,7 @@ impl Int8Experts {
     /// [pairs](crate::gemm::interleave_gate_up) of gate and up, and `down` `[I, H]` each.
     ///
     /// # Errors
-    /// [`Error::Shape`] when the two do not fit.
+    /// [`Error::Shape`] when the two do not fit, [`Error::Value`] for weights without scales.
     pub fn from_grouped(
         backend: Arc<dyn Backend>,
         gate_up: GroupedWeights,
@@ -185,6 +187,17 @@ impl Int8Experts {
         let dims = |w: &GroupedWeights| [w.experts(), w.k(), w.n()];
         let [experts, inner, outer] = dims(&down);
         shape("gate and up", &dims(&gate_up), &[experts, outer, 2 * inner])?;
+        for weights in [&gate_up, &down] {
+            let bare = (0..weights.experts())
+                .find(|e| matches!(weights.expert(*e).scales(), WeightScales::None));
+            if let Some(expert) = bare {
+                return Err(Error::Value {
+                    what: "the weights' scales",
+                    found: format!("none for expert {expert}"),
+                    expected: "scales of outputs, or along K".into(),
+                });
+            }
+        }
         Ok(Self::new(backend, gate_up, down))
     }
 
