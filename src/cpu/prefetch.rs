@@ -14,15 +14,16 @@ pub(crate) fn first_level(at: *const u8) {
 }
 
 /// Asks for a cache line that will be written.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn to_write(at: *const u8) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    #[cfg(not(miri))]
     // SAFETY: a hint, which reads and writes nothing and faults on no address. CPUs of the architecture that don't know it
     // do nothing.
     unsafe {
         core::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
     }
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    #[cfg(miri)]
     let _ = at;
 }
 

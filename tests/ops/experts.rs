@@ -11,7 +11,7 @@ use imma::ops::{
 };
 use imma::quant::{Granularity, Quantizer};
 use imma::reference::{self, Product};
-use imma::{Backend, Element, Epilogue, Error};
+use imma::{Element, Epilogue, Error};
 use ndarray::{s, Array2, Array3, ArrayView2, Axis};
 
 /// A router's choices: any, all the same, nobody's but a few experts', each token's own order.
