@@ -78,9 +78,9 @@ refused "half an image" "cuda/images/peak.fatbin.zst is damaged"
 mv "$place/kept" "$imma/images/peak.fatbin.zst"
 
 if [ ! -x /usr/local/cuda/bin/nvcc ]; then
-    IMMA_CUDA_ARCHS=80 refused "architectures of one's own, without nvcc" "nvcc was not found" "unset IMMA_CUDA_ARCHS" "pip install"
+    IMMA_CUDA_ARCHS=80 refused "architectures of one's own, without nvcc" "IMMA_CUDA_ARCHS asks to compile the kernels" "nvcc was not found" "Either unset it" "pip install"
     mv "$imma/images" "$place/images-of-the-package"
-    refused "no images and no nvcc" "nvcc was not found" "the crate as it is published" "IMMA_NVCC" "pip install"
+    refused "no images and no nvcc" "no compiled kernels" "nvcc was not found" "the crate as it is" "IMMA_NVCC" "pip install"
     mv "$place/images-of-the-package" "$imma/images"
 else
     echo "not run: the messages without nvcc (this machine has one in /usr/local/cuda)"
