@@ -27,11 +27,9 @@ impl ShardedLinear {
             checkpoint,
             prefix,
         };
-        let (split, stored) = source.read(split, false)?;
-        let made = source.with(&stored, activation, |weight, options| {
-            Self::column(group, backend, &split, weight, options)
-        });
-        made.map_err(|error| checkpoint.no_layer(prefix, error))
+        source.layer(split, false, activation, |split, weight, options| {
+            Self::column(group, backend, split, weight, options)
+        })
     }
 
     /// The linear layer `prefix` of a checkpoint, its inputs split: evenly in whole scale groups and blocks of its rotation,
@@ -64,11 +62,9 @@ impl ShardedLinear {
             checkpoint,
             prefix,
         };
-        let (split, stored) = source.read(split, true)?;
-        let made = source.with(&stored, activation, |weight, options| {
-            Self::row(group, backend, &split, weight, options)
-        });
-        made.map_err(|error| checkpoint.no_layer(prefix, error))
+        source.layer(split, true, activation, |split, weight, options| {
+            Self::row(group, backend, split, weight, options)
+        })
     }
 }
 
@@ -80,6 +76,21 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// The layer that `make` makes of this rank's part.
+    fn layer(
+        &self,
+        split: Option<&Split>,
+        inputs: bool,
+        activation: Activation,
+        make: impl FnOnce(&Split, WeightSlice<'_>, LayerOptions<'_>) -> Result<ShardedLinear>,
+    ) -> Result<ShardedLinear, CheckpointError> {
+        let (split, stored) = self.read(split, inputs)?;
+        let made = self.with(&stored, activation, |weight, options| {
+            make(&split, weight, options)
+        });
+        made.map_err(|error| self.checkpoint.no_layer(self.prefix, error))
+    }
+
     /// This rank's part; the others are told when there is none.
     fn read(
         &self,

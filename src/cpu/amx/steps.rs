@@ -95,26 +95,51 @@ pub(super) unsafe fn start<T: Tiles, const R: usize, const C: usize>(
             exchange::<T, 3>(t, held, start);
             return;
         }
+        step::<T, R, C, true>(t, (a, b), held, start);
+    }
+    operands.advance();
+}
+
+/// One step of R strips by C panels, at most two of each. The first exchanges each sum right before its tile is used.
+///
+/// # Safety
+/// Each pointer is at a tile of 16 rows of 64 bytes; `held` and `start` are rooms of a set.
+#[inline(always)]
+unsafe fn step<T: Tiles, const R: usize, const C: usize, const FIRST: bool>(
+    t: &mut T,
+    (a, b): ([*const u8; 2], [*const u8; 4]),
+    held: Option<Room>,
+    start: Option<Room>,
+) {
+    // SAFETY: the caller's.
+    unsafe {
         t.stream::<6>(b[0], 64);
         t.load::<4>(a[0], 64);
-        exchange::<T, 0>(t, held, start);
+        if FIRST {
+            exchange::<T, 0>(t, held, start);
+        }
         t.dot::<0, 4, 6>();
         if R > 1 {
             t.load::<5>(a[1], 64);
-            exchange::<T, 2>(t, held, start);
+            if FIRST {
+                exchange::<T, 2>(t, held, start);
+            }
             t.dot::<2, 5, 6>();
         }
         if C > 1 {
             t.stream::<7>(b[1], 64);
-            exchange::<T, 1>(t, held, start);
+            if FIRST {
+                exchange::<T, 1>(t, held, start);
+            }
             t.dot::<1, 4, 7>();
             if R > 1 {
-                exchange::<T, 3>(t, held, start);
+                if FIRST {
+                    exchange::<T, 3>(t, held, start);
+                }
                 t.dot::<3, 5, 7>();
             }
         }
     }
-    operands.advance();
 }
 
 /// Stores the sums that tile `C` holds, and makes it the start of others.
@@ -180,20 +205,7 @@ pub(super) unsafe fn advance<T: Tiles, const R: usize, const C: usize>(
         // SAFETY: the caller's: each pointer is at a tile of 16 rows of 64 bytes.
         unsafe {
             if C <= 2 {
-                t.stream::<6>(b[0], 64);
-                t.load::<4>(a[0], 64);
-                t.dot::<0, 4, 6>();
-                if R > 1 {
-                    t.load::<5>(a[1], 64);
-                    t.dot::<2, 5, 6>();
-                }
-                if C > 1 {
-                    t.stream::<7>(b[1], 64);
-                    t.dot::<1, 4, 7>();
-                    if R > 1 {
-                        t.dot::<3, 5, 7>();
-                    }
-                }
+                step::<T, R, C, false>(t, (a, b), None, None);
             } else {
                 t.load::<4>(a[0], 64);
                 t.load::<5>(b[0], 64);
