@@ -225,7 +225,11 @@ impl Row<'_> {
         })
     }
 
+    /// The grouped product's speed beside one product of as many rows; of no rows there is none.
     fn ratio(&self) -> Option<f64> {
+        if self.rows == 0 {
+            return None;
+        }
         let single = self.measured.single.as_ref()?;
         Some(single.median / self.measured.timing.median)
     }
@@ -238,15 +242,13 @@ impl Row<'_> {
         let floor = self.floor().map_or(String::new(), |(by, s)| {
             format!("  floor {:.4} ms by {by}", s * 1e3)
         });
-        let single = self.measured.single.as_ref().map_or(String::new(), |s| {
-            let ratio = self.ratio().unwrap_or(0.0);
-            format!(
-                "  single product {:.4} ms, {ratio:.2} of its speed",
-                s.median * 1e3
-            )
+        let single = self.measured.single.as_ref().zip(self.ratio());
+        let single = single.map_or(String::new(), |(s, ratio)| {
+            let seconds = s.median * 1e3;
+            format!("  single product {seconds:.4} ms, {ratio:.2} of its speed")
         });
         format!(
-            "{name} {here}/{total} {:7} {:7} T{} ({} rows, {} experts)  {} {}  {:9.4} ms  {:8.1} GOPS  {:7.1} GB/s{floor}{single}",
+            "{name} {here}/{total} {:7} {:7} T{:<5} ({:5} rows, {:3} experts)  {} {}  {:9.4} ms  {:8.1} GOPS  {:7.1} GB/s{floor}{single}",
             self.measured.part,
             self.routing.name(),
             self.tokens,
